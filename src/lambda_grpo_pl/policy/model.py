@@ -1,0 +1,92 @@
+"""The policy: a causal language model that scores response tokens, packed and without ever holding all logits."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lambda_grpo_pl.batch import Completions, Prompts
+from lambda_grpo_pl.policy.attention import PACKED
+from lambda_grpo_pl.policy.config import PolicyConfig
+from lambda_grpo_pl.policy.head import Head, TokenLoss, TokenScores, chunked_logprobs, fused_token_loss
+from lambda_grpo_pl.policy.packing import Layout, MicroBatch, lay_out, prefix_pays
+
+NO_MASK = (1, 1, 0, 0)
+"""An empty 4-d mask makes transformers build none; the packed layout says who sees whom."""
+
+
+class Policy(nn.Module):
+    """Wraps a Hugging Face causal language model.
+
+    `forward` runs the transformer on a `MicroBatch`, then the head at response positions only. Head and transformer share one
+    `forward`, so that FSDP2 and DDP see the head's weight where they expect it.
+    """
+
+    def __init__(self, model: nn.Module, config: PolicyConfig, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.temperature = temperature
+        self._transformer = [torch.compile(self.backbone, dynamic=True) if config.compile else self.backbone]
+
+    @property
+    def causal_lm(self) -> Any:
+        """The Hugging Face model beneath any LoRA wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The transformer without its head."""
+        return cast(nn.Module, self.causal_lm.base_model)
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether this model's attention goes through `packed_attention`."""
+        return bool(self.causal_lm.config._attn_implementation == PACKED)
+
+    def layout_for(self, prompt_lengths: Tensor, lengths: Tensor) -> Layout:
+        """The layout that `config.packing` asks for, decided for this rollout where it says `auto`."""
+        if not self.can_pack:
+            return "padded"
+        if self.config.packing == "auto":
+            return "shared_prefix" if prefix_pays(prompt_lengths, lengths) else "packed"
+        return self.config.packing
+
+    def forward(self, batch: MicroBatch, token_loss: TokenLoss | None = None) -> tuple[Tensor, TokenScores]:
+        """Score the M response tokens of a micro-batch.
+
+        With `token_loss` (elementwise) the result is its sum, differentiable, and detached scores: one fused pass. Without,
+        the loss is 0 and the scores are differentiable.
+        """
+        hidden = self._hidden(batch).flatten(0, 1)[batch.predictor]
+        output = self.causal_lm.get_output_embeddings()
+        head = Head(output.weight, output.bias, self.temperature, self.config.head_chunk)
+        if token_loss is None:
+            return hidden.new_zeros(()), chunked_logprobs(hidden, batch.labels, head)
+        return fused_token_loss(hidden, batch.labels, head, token_loss)
+
+    def _hidden(self, batch: MicroBatch) -> Tensor:
+        layout: dict[str, Any] = {"attention_mask": batch.attention_mask}
+        if batch.layout is not None:
+            empty = torch.empty(NO_MASK, dtype=torch.bool, device=batch.input_ids.device)
+            layout = {"attention_mask": empty, "packed_layout": batch.layout}
+        output = self._transformer[0](
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **layout
+        )
+        return cast(Tensor, output.last_hidden_state)
+
+    @torch.no_grad()
+    def sequence_logprobs(self, sequences: list[list[int]]) -> list[list[float]]:
+        """Log-probability (nats) of each token after the first, for each sequence, at the sampling temperature."""
+        device = next(self.parameters()).device
+        width = max(map(len, sequences))
+        first = torch.tensor([[sequence[0]] for sequence in sequences], device=device)
+        rest = torch.tensor([s[1:] + [0] * (width - len(s)) for s in sequences], device=device)
+        lengths = torch.tensor([len(s) - 1 for s in sequences], device=device)
+        prompts = Prompts(first, torch.ones_like(lengths), tuple({} for _ in sequences))
+        responses = Completions(rest, lengths, torch.zeros_like(lengths, dtype=torch.bool), torch.zeros_like(rest))
+        rows = torch.arange(len(sequences), device=device)
+        _, scores = self(lay_out(prompts, responses, rows, "packed" if self.can_pack else "padded"))
+        return [part.tolist() for part in scores.logprobs.split(lengths.tolist())]
