@@ -1,0 +1,92 @@
+"""What every sampler can do, and what a caller may ask of it.
+
+A sampler turns prompts into completions with the policy's weights, as token ids in and token ids out: no string, no
+template, no reward. One seed per call makes the result a pure function of (weights, prompts, settings, seed), so a
+resumed run samples what the interrupted one would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import nn
+
+from lambda_grpo_pl.batch import Completions, Prompts
+
+
+@dataclass(kw_only=True)
+class SamplingSettings:
+    """How responses are drawn; training and evaluation each have their own."""
+
+    temperature: float = 1.0
+    """Divides the logits before sampling; 0 takes the most likely token (greedy), with log-probabilities at 1."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens whose probability reaches this. Train at 1: elsewhere the policy differs."""
+    top_k: int = 0
+    """Keep this many most likely tokens; 0 keeps all."""
+    max_tokens: int = 1024
+    """Response tokens after which a response is cut and marked truncated."""
+    num_samples: int = 1
+    """Responses per prompt: the group size G in training."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}: set it to 0 (greedy) or above.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}: set it above 0 and at most 1 (1 keeps every token).")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}: set it to 0 (keeps every token) or above.")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}: allow at least 1 response token.")
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples is {self.num_samples}: ask for at least 1 response per prompt.")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is taken instead of a random one."""
+        return self.temperature == 0
+
+
+class SyncReport(NamedTuple):
+    """What one weight sync moved."""
+
+    seconds: float
+    """Wall time."""
+    num_bytes: int
+    """Bytes handed to the engine; 0 where the sampler reads the policy's own tensors."""
+    sent: tuple[str, ...]
+    """Names of the tensors handed over."""
+    missing: tuple[str, ...]
+    """Names of engine tensors that nothing was sent for: these are stale."""
+
+
+class Sampler(Protocol):
+    """Prompts → completions with the weights of the last `sync`."""
+
+    def generate(self, prompts: Prompts, settings: SamplingSettings, seed: int) -> Completions:
+        """Sample `settings.num_samples` = G responses to each of B prompts.
+
+        Returns N = B·G rows in prompt-major order on the device of `prompts.ids`: ids [N, L] right-padded, lengths [N]
+        with the end-of-sequence token, truncated [N], and logprobs [N, L] under the distribution that was sampled from
+        (after temperature, top-k and top-p).
+        """
+        ...
+
+    def sync(self, policy: nn.Module) -> SyncReport:
+        """Make the sampler use the policy's present weights. Every rank calls it: sharded weights are gathered."""
+        ...
+
+    def probe(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return log p(token t | tokens before t) at temperature 1 for t = 1, 2, …: one value less than tokens."""
+        ...
+
+    @property
+    def last_sync(self) -> SyncReport | None:
+        """The report of the latest `sync`, or None before the first."""
+        ...
+
+    def close(self) -> None:
+        """Free what the sampler holds; it cannot sample afterwards."""
+        ...

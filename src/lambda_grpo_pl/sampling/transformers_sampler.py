@@ -1,0 +1,128 @@
+"""Sampling with the policy itself: needs no engine, no second copy of the weights and no sync.
+
+`generate()` of transformers decodes every row until the longest has ended and prefills each prompt once per response.
+This loop prefills once per prompt, and takes a row out of the batch and the key-value cache when it ends, so it
+computes no padding after a response. Left out: beam search, stop strings, static caches, speculative decoding.
+
+Randomness is one uniform number per (row, token), drawn on the CPU before the first step and turned into a token by the
+inverse of the cumulative distribution. A row's draws thus depend on neither the device nor on which other rows are
+still running, nor on how many rows run at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lambda_grpo_pl.batch import Completions, Prompts
+from lambda_grpo_pl.sampling.decoding import RunningRows, draw, evaluating
+from lambda_grpo_pl.sampling.protocol import SamplingSettings, SyncReport
+
+
+class TransformersSampler:
+    """Samples with a transformers causal language model, plain or wrapped by peft, in whatever mode it is in.
+
+    Example:
+        >>> sampler = TransformersSampler(eos_token_ids=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id)
+        >>> sampler.sync(model)
+        >>> completions = sampler.generate(prompts, SamplingSettings(max_tokens=64, num_samples=8), seed=0)
+    """
+
+    def __init__(self, eos_token_ids: Sequence[int], pad_token_id: int, max_rows: int = 1024) -> None:
+        """Name the tokens that end a response, the padding, and how many responses decode at a time.
+
+        `max_rows` bounds the key-value cache: it changes memory and speed and, rounding aside, no token.
+        """
+        if max_rows < 1:
+            raise ValueError(f"max_rows is {max_rows}: let at least 1 response decode at a time.")
+        self.eos_token_ids = tuple(eos_token_ids)
+        self.pad_token_id = pad_token_id
+        self.max_rows = max_rows
+        self.last_sync: SyncReport | None = None
+        self._policy: nn.Module | None = None
+
+    def sync(self, policy: nn.Module) -> SyncReport:
+        """Sample from this very module from now on: later updates need no copy."""
+        start = time.perf_counter()
+        self._policy = policy
+        self.last_sync = SyncReport(time.perf_counter() - start, num_bytes=0, sent=(), missing=())
+        return self.last_sync
+
+    @torch.no_grad()
+    def generate(self, prompts: Prompts, settings: SamplingSettings, seed: int) -> Completions:
+        """Sample as `Sampler.generate` describes. Raises `ValueError` before the first `sync`."""
+        policy = self._require_policy()
+        device = next(policy.parameters()).device
+        num_prompts, group = len(prompts.lengths), settings.num_samples
+        noise = torch.rand(num_prompts * group, settings.max_tokens, generator=torch.Generator().manual_seed(seed))
+        stride = max(1, self.max_rows // group)
+        with evaluating(policy):
+            parts = [
+                self._decode(
+                    policy,
+                    prompts.ids[first : first + stride].to(device),
+                    prompts.lengths[first : first + stride].to(device),
+                    settings,
+                    noise[first * group : (first + stride) * group].to(device),
+                )
+                for first in range(0, num_prompts, stride)
+            ]
+        joined = Completions(*(torch.cat(field) for field in zip(*parts, strict=True)))
+        longest = int(joined.lengths.max())
+        trimmed = joined._replace(ids=joined.ids[:, :longest], logprobs=joined.logprobs[:, :longest])
+        return Completions(*(field.to(prompts.ids.device) for field in trimmed))
+
+    @torch.no_grad()
+    def probe(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Score sequences as `Sampler.probe` describes, each by itself, without padding or cache."""
+        policy = self._require_policy()
+        device = next(policy.parameters()).device
+        scores = []
+        with evaluating(policy):
+            for sequence in token_ids:
+                ids = torch.tensor([list(sequence)], device=device)
+                logprobs = policy(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+                scores.append(logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist())
+        return scores
+
+    def close(self) -> None:
+        """Let go of the policy."""
+        self._policy = None
+
+    def _require_policy(self) -> nn.Module:
+        if self._policy is None:
+            raise ValueError("The sampler has no weights yet: call sync(policy) before the first generate or probe.")
+        return self._policy
+
+    def _decode(
+        self, policy: nn.Module, ids: Tensor, prompt_lengths: Tensor, settings: SamplingSettings, noise: Tensor
+    ) -> Completions:
+        """Decode prompts [b, P] into b·G rows padded to `max_tokens`, with noise [b·G, max_tokens] in [0, 1)."""
+        num_rows, max_tokens = noise.shape
+        eos = torch.tensor(self.eos_token_ids, dtype=torch.long, device=ids.device)
+        out_ids = ids.new_full((num_rows, max_tokens), self.pad_token_id)
+        out_logprobs = torch.zeros(num_rows, max_tokens, device=ids.device)
+        lengths = ids.new_full((num_rows,), max_tokens)
+        truncated = torch.ones(num_rows, dtype=torch.bool, device=ids.device)
+
+        rows = RunningRows.prefill(policy, ids, prompt_lengths)
+        running = torch.arange(num_rows, device=ids.device)  # the output row that each row of the cache belongs to
+        rows.select(running // settings.num_samples)
+        for step in range(max_tokens):
+            token, logprob = draw(rows.logits, settings, noise[running, step])
+            out_ids[running, step] = token
+            out_logprobs[running, step] = logprob
+            ended = torch.isin(token, eos)
+            if ended.any():
+                lengths[running[ended]] = step + 1
+                truncated[running[ended]] = False
+                keep = (~ended).nonzero()[:, 0]
+                running, token = running[keep], token[keep]
+                rows.select(keep)
+            if len(running) == 0 or step + 1 == max_tokens:
+                break
+            rows.advance(token)
+        return Completions(out_ids, lengths, truncated, out_logprobs)
