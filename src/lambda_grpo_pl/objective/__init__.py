@@ -1,1 +1,66 @@
-""""""
+"""The objective J = Σ_i f_i S_i / Z_i in pure torch: advantages, surrogate, length preference, count, loss.
+
+It takes tensors and knows nothing of this package's batches, so that it can be borrowed on its own:
+
+    count = count_tokens(lengths)                                            # Z and ℓ̄, once per optimizer step
+    f = preference(lengths, count.mean_length)                               # [B, G]
+    weights = (f / count.denominator).flatten()                              # [N]
+    out = policy_loss(logprobs, mask, advantages.flatten(), weights, surrogate_config)
+    out.loss.backward()                                                      # the policy
+    (-preference_objective(preference, out.surrogates.view_as(f), lengths, count)).backward()  # λ
+"""
+
+from lambda_grpo_pl.objective.advantages import AdvantageConfig, compute_advantages, reward_moments
+from lambda_grpo_pl.objective.context import FEATURES, context_features
+from lambda_grpo_pl.objective.families import FAMILIES, Family, GroupLengths
+from lambda_grpo_pl.objective.loss import LossOutput, TokenLogprobs, policy_loss, token_statistics
+from lambda_grpo_pl.objective.normalisation import TokenCount, count_tokens
+from lambda_grpo_pl.objective.preference import (
+    LEARNABLE,
+    LengthPreference,
+    PreferenceConfig,
+    effective_sample_size,
+    preference_objective,
+)
+from lambda_grpo_pl.objective.statistics import preference_statistics
+from lambda_grpo_pl.objective.surrogate import (
+    ClipFlags,
+    SurrogateConfig,
+    TokenSurrogate,
+    clipped_surrogate,
+    importance_weights,
+    kl_penalty,
+    sequence_log_ratio,
+    token_surrogate,
+)
+
+__all__ = [
+    "FAMILIES",
+    "FEATURES",
+    "LEARNABLE",
+    "AdvantageConfig",
+    "ClipFlags",
+    "Family",
+    "GroupLengths",
+    "LengthPreference",
+    "LossOutput",
+    "PreferenceConfig",
+    "SurrogateConfig",
+    "TokenCount",
+    "TokenLogprobs",
+    "TokenSurrogate",
+    "clipped_surrogate",
+    "compute_advantages",
+    "context_features",
+    "count_tokens",
+    "effective_sample_size",
+    "importance_weights",
+    "kl_penalty",
+    "policy_loss",
+    "preference_objective",
+    "preference_statistics",
+    "reward_moments",
+    "sequence_log_ratio",
+    "token_statistics",
+    "token_surrogate",
+]

@@ -1,0 +1,62 @@
+"""Reads the golden numbers; `tests/data/objective/README.md` says what computed each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lambda_grpo_pl.objective import LengthPreference, PreferenceConfig
+
+DATA = Path(__file__).parents[1] / "data" / "objective"
+CASES = sorted(path.stem for path in DATA.glob("p*.json"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of one case and the records computed from them."""
+
+    name: str
+    num_prompts: int
+    group_size: int
+    inputs: dict[str, Tensor]
+    records: list[dict[str, Any]]
+    arrays: dict[str, Tensor]
+
+    def select(self, source: str, call: str = "", **params: Any) -> list[dict[str, Any]]:
+        """Records of one source whose call contains `call` and whose params have these values."""
+        return [
+            record
+            for record in self.records
+            if record["source"] == source
+            and call in record["call"]
+            and all(record["params"].get(name) == value for name, value in params.items())
+        ]
+
+    def output(self, record: dict[str, Any], name: str) -> Tensor:
+        return self.arrays[record["arrays"][name]]
+
+    def grouped(self, name: str) -> Tensor:
+        """An input [N] as [B, G]."""
+        return self.inputs[name].view(self.num_prompts, self.group_size)
+
+
+@cache
+def load(name: str) -> Case:
+    index = json.loads((DATA / f"{name}.json").read_text())
+    with np.load(DATA / f"{name}.npz") as archive:
+        arrays = {key: torch.from_numpy(archive[key].copy()) for key in archive.files}
+    inputs = {key.removeprefix("in/"): value for key, value in arrays.items() if key.startswith("in/")}
+    return Case(name, index["P"], index["G"], inputs, index["records"], arrays)
+
+
+def preference(lam: float, **settings: Any) -> LengthPreference:
+    """A preference in float64, so that golden λ are not rounded."""
+    config = PreferenceConfig(init=lam, bound=max(5.0, abs(lam)), **settings)
+    return LengthPreference(config).double()
