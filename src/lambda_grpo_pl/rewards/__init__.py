@@ -1,1 +1,34 @@
-""""""
+"""Rewards: pure text → number, by name, weighted; verifiers that may hang run in a killable process pool.
+
+    suite.py        RewardSpec, RewardSuite: what the callbacks use
+    registry.py     names, `@register("mine")`, dotted paths
+    verdict.py      Verdict, and the two shapes of a reward
+    answers.py      math, numeric, exact, multiple_choice   (extraction → normalization → quantities → equivalence)
+    formats.py      format_think, format_boxed, json, regex
+    lengths.py      overlong, length
+    overlap.py      rouge, chrf, bleu
+    pool.py         the killable pool; worker.py is its other end
+
+No torch here, and math-verify is imported by workers only.
+"""
+
+from lambda_grpo_pl.rewards import answers, formats, lengths, overlap  # noqa: F401 - registers the built-in rewards
+from lambda_grpo_pl.rewards.pool import PoolConfig
+from lambda_grpo_pl.rewards.registry import REGISTRY, build, register
+from lambda_grpo_pl.rewards.suite import RewardSpec, RewardSuite, SuiteScores
+from lambda_grpo_pl.rewards.verdict import Query, Reward, Status, Verdict, Verifier
+
+__all__ = [
+    "REGISTRY",
+    "PoolConfig",
+    "Query",
+    "Reward",
+    "RewardSpec",
+    "RewardSuite",
+    "Status",
+    "SuiteScores",
+    "Verdict",
+    "Verifier",
+    "build",
+    "register",
+]

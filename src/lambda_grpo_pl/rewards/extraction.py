@@ -1,0 +1,150 @@
+r"""Where the answer stands in a completion. Every scan here is linear in the text: it runs inline on what a policy wrote.
+
+The order, first hit wins (argued in docs/verifier.md):
+
+1. after the last `</think>` only what follows counts; a `<think>` that never closes leaves nothing;
+2. the last complete `\boxed{…}` or `\fbox{…}`, together with the boxes joined to it only by commas, "and", "or" or
+   layout. A text with nothing but unclosed boxes has no answer;
+3. the last `<answer>…</answer>`;
+4. the last `#### X`;
+5. the last "answer is X", "Answer: X", to the end of its sentence.
+
+There is no last-number fallback: a completion that never says what its answer is has none.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_CHARS = 1 << 20
+"""Of a longer completion only the last 2^20 characters are read."""
+
+_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_ANY_BOX = re.compile(r"\\(?:boxed|fbox)\b")
+_LAYOUT = re.compile(
+    r"(?:\s|[,;&$~]|\\[\[\](),;:! ]|\\\\|\\q?quad\b|\\(?:text|mathrm|textnormal)\s*\{\s*,?\s*(?:and|or)\s*\}|\band\b|\bor\b)*"
+)
+_HASH = re.compile(r"####[ \t]*(?P<answer>[^\n]*)")
+_VALUE = re.compile(r"[-+−–]?\s?[\d$€£¥\\({\[.√π]|[^\s:]+\s*\Z")
+_CUE = re.compile(
+    r"\banswers?\b\**[ \t]*(?:(?:is|are|was|be)\b[ \t]*:?|[:=]|(?=\$|\\\())|答案(?:是|为|：|:)", re.IGNORECASE
+)
+_SPECIAL_TOKEN = re.compile(r"<\|[^|<>\s]{1,40}\|>|</s>")
+_SENTENCE_END = re.compile(r"\n|[.!?。](?=\s|$)|\bI hope\b")
+_MATH = re.compile(r"\$\$?([^$\n]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_MATH_JOIN = re.compile(r"\s*(?:,|;|\band\b|\bor\b|,\s*and\b|,\s*or\b)\s*")
+_PLAIN_WORD = re.compile(r"[A-Za-z]{2,}[,;:]?|a|I")
+
+
+def extract_answer(completion: str) -> str | None:
+    """Return the final answer's text as written, a list joined by ", ", or None if the completion states none."""
+    text = _SPECIAL_TOKEN.sub("", completion[-MAX_CHARS:])
+    head, closed, text = text.rpartition("</think>")
+    if not closed and "<think>" in text:
+        return None
+    if _ANY_BOX.search(text):
+        return _last_boxes(text)
+    return _from_tag(text) or _from_hash(text) or _from_cue(text)
+
+
+def boxed_spans(text: str) -> list[tuple[int, int]]:
+    r"""Content spans [start, end) of the complete, outermost boxes in order; braces escaped as `\{` do not count."""
+    spans: list[tuple[int, int]] = []
+    open_braces: list[tuple[int, bool]] = []
+    for token in _BOX_OR_BRACE.finditer(text):
+        mark = token[0]
+        if mark.endswith("{") and mark != "\\{":
+            open_braces.append((token.end(), mark != "{"))
+        elif mark == "}" and open_braces:
+            start, is_box = open_braces.pop()
+            if is_box:
+                while spans and spans[-1][0] > start:
+                    spans.pop()
+                spans.append((start, token.start()))
+    return spans
+
+
+def _last_boxes(text: str) -> str | None:
+    spans = boxed_spans(text)
+    if not spans:
+        return None
+    joined = [spans[-1]]
+    for span in reversed(spans[:-1]):
+        # The command in front of the later box belongs to it: `\boxed{` ends where its content starts.
+        between = _ANY_BOX.split(text[span[1] + 1 : joined[0][0]])[0]
+        if not _LAYOUT.fullmatch(between):
+            break
+        joined.insert(0, span)
+    contents = [text[start:end].strip() for start, end in joined]
+    distinct = list(dict.fromkeys(contents))
+    return ", ".join(distinct) if all(distinct) else None
+
+
+def _from_tag(text: str) -> str | None:
+    head, closed, _ = text.rpartition("</answer>")
+    _, opened, content = head.rpartition("<answer>")
+    if not (closed and opened):
+        return None
+    return _from_cue(content) or _from_hash(content) or _unwrap(content) or None
+
+
+def _from_hash(text: str) -> str | None:
+    for match in reversed(list(_HASH.finditer(text))):
+        answer = match["answer"].strip(" #*")
+        if answer and _VALUE.match(answer):
+            return _leading_value(answer)
+    return None
+
+
+def _from_cue(text: str) -> str | None:
+    cues = list(_CUE.finditer(text))
+    if not cues:
+        return None
+    sentence = text[cues[-1].end() :].lstrip(" \t\n*_:")
+    math = _MATH.match(sentence)
+    if math:
+        return _math_list(sentence)
+    end = _SENTENCE_END.search(sentence)
+    return _leading_value(sentence[: end.start()] if end else sentence) or None
+
+
+def _math_list(sentence: str) -> str:
+    """The formulas that open the sentence, joined by commas, "and" or "or"."""
+    values, position = [], 0
+    while math := _MATH.match(sentence, position):
+        values.append(next(group for group in math.groups() if group is not None).strip())
+        join = _MATH_JOIN.match(sentence, math.end())
+        if join is None:
+            break
+        position = join.end()
+    return ", ".join(values)
+
+
+def _leading_value(phrase: str) -> str:
+    """Cut an explanation off: of "42 because 6 times 7 is 42" the value is 42; words alone stay as they are."""
+    phrase = _unwrap(phrase)
+    head, subject, tail = phrase.rpartition(" is ")
+    if subject and not any(character.isdigit() for character in _unformatted(head)):
+        phrase = _unwrap(tail)
+    math = _MATH.match(phrase)
+    if math:
+        return _math_list(phrase)
+    kept: list[str] = []
+    for word in phrase.split():
+        if _PLAIN_WORD.fullmatch(word) and word not in ("and", "or") and any(map(str.isdigit, "".join(kept))):
+            break
+        kept.append(word)
+    value = " ".join(kept) if kept else phrase
+    return re.sub(r",?\s+(?:or|and)\s+", ", ", value) if any(map(str.isdigit, value)) else value
+
+
+def _unformatted(text: str) -> str:
+    """The prose of a text, its formulas left out."""
+    return _MATH.sub("", text)
+
+
+def _unwrap(text: str) -> str:
+    """Strip space, emphasis and a formula's delimiters from around an answer."""
+    text = text.strip().strip("*_` ").strip()
+    math = _MATH.fullmatch(text.rstrip("."))
+    return next(group for group in math.groups() if group is not None).strip() if math else text

@@ -1,0 +1,51 @@
+"""Rewards that look at a response's length in tokens, `example["response_length"]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from lambda_grpo_pl.rewards.registry import register
+
+
+@register("overlong")
+class SoftOverlong:
+    """DAPO's soft overlong penalty (2503.14476, eq. 13): 0, then falling linearly to −`factor` over the last `buffer` tokens.
+
+    `max_length` is the response limit in tokens; the penalty starts at `max_length − buffer` and stays at −`factor` past the limit.
+    """
+
+    def __init__(self, max_length: int, buffer: int, factor: float = 1.0) -> None:
+        if not 0 < buffer <= max_length:
+            raise ValueError(f"overlong: buffer must be in 1..max_length ({max_length}), got {buffer}.")
+        self.max_length, self.buffer, self.factor = max_length, buffer, factor
+
+    def __call__(self, completion: str, example: Mapping[str, Any]) -> float:
+        """The penalty, in [−factor, 0]."""
+        excess = int(example["response_length"]) - (self.max_length - self.buffer)
+        return -self.factor * min(1.0, max(0.0, excess / self.buffer))
+
+
+@register("length")
+class LengthShaping:
+    """A score in [0, 1] for a response's length, an option beside the objective's own length preference.
+
+    `shorter` falls linearly from 1 at no token to 0 at `target` tokens; `longer` rises likewise; `close` is 1 at `target`
+    and falls to 0 at twice the target. A truncated response scores 0: running into the limit is no length chosen.
+    """
+
+    def __init__(self, target: int, prefer: Literal["shorter", "longer", "close"] = "shorter") -> None:
+        if target < 1:
+            raise ValueError(f"length: target is a number of tokens and must be at least 1, got {target}.")
+        if prefer not in ("shorter", "longer", "close"):
+            raise ValueError(f"length: prefer must be shorter, longer or close, got {prefer!r}.")
+        self.target, self.prefer = target, prefer
+
+    def __call__(self, completion: str, example: Mapping[str, Any]) -> float:
+        """The score, in [0, 1]."""
+        if example["truncated"]:
+            return 0.0
+        ratio = int(example["response_length"]) / self.target
+        if self.prefer == "longer":
+            return min(1.0, ratio)
+        return max(0.0, 1.0 - (ratio if self.prefer == "shorter" else abs(ratio - 1.0)))

@@ -1,0 +1,155 @@
+"""Several weighted rewards over a batch of completions: cheap ones inline, the ones that may hang in the pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from lambda_grpo_pl.rewards.pool import Call, PoolConfig, VerifierPool
+from lambda_grpo_pl.rewards.registry import build
+from lambda_grpo_pl.rewards.verdict import FAILED, Query, Reward, Verdict, Verifier, as_verdict, judged
+
+
+@dataclass(kw_only=True)
+class RewardSpec:
+    """One reward and its weight in the total."""
+
+    name: str
+    """A registered reward (`math`, `format_think`, `overlong`, …) or a dotted path to your own function or class."""
+    weight: float = 1.0
+    """What its score is multiplied by in the total; 0 logs it without training on it."""
+    params: dict[str, Any] = field(default_factory=dict)
+    """Its parameters: a class's constructor arguments, or keyword arguments of a function."""
+    label: str = ""
+    """Its name on the dashboard; by default the last part of `name`."""
+    isolated: bool = False
+    """Run it in the verifier pool, with its time-out: for a function of yours that may hang or crash. `math` always does."""
+
+    def __post_init__(self) -> None:
+        self.label = self.label or self.name.rpartition(".")[2]
+
+
+class SuiteScores(NamedTuple):
+    """What N completions earned, in the order they came."""
+
+    totals: list[float]
+    """N weighted sums of the parts: what trains."""
+    parts: dict[str, list[float]]
+    """Label → N scores, unweighted."""
+    verdicts: list[Verdict]
+    """N verdicts of the first reward, the task's."""
+    active: list[bool]
+    """N: False leaves the response out of the loss (failed verifier under `exclude`, truncated under `exclude_truncated`)."""
+    num_failed: int
+    """Completions on which some reward timed out or crashed."""
+    num_no_answer: int
+    """Completions in which the first reward found no answer."""
+
+
+class RewardSuite:
+    """Score completions with the rewards of a YAML list; the first one is the task's and decides what counts as correct.
+
+    Example::
+
+        suite = RewardSuite([RewardSpec(name="math"), RewardSpec(name="format_think", weight=0.1)])
+        suite.score(["… \\\\boxed{4}"], [{"answer": "4"}], lengths=[17], truncated=[False]).totals  # [1.0]
+
+    Args:
+        specs: the rewards, the task's first.
+        pool: the isolated workers' settings; workers start with the first answer that needs one.
+        on_failure: a failed verifier scores 0 (`zero`), or takes its response out of the loss (`exclude`).
+        exclude_truncated: take truncated responses out of the loss (DAPO's overlong filtering).
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[RewardSpec],
+        pool: PoolConfig | None = None,
+        on_failure: Literal["zero", "exclude"] = "zero",
+        exclude_truncated: bool = False,
+    ) -> None:
+        labels = [spec.label for spec in specs]
+        if not specs or len(set(labels)) < len(labels):
+            raise ValueError(f"A suite needs at least one reward and distinct labels, got {labels}: set `label`.")
+        if on_failure not in ("zero", "exclude"):
+            raise ValueError(f"on_failure must be zero or exclude, got {on_failure!r}.")
+        self.specs = list(specs)
+        self.on_failure, self.exclude_truncated = on_failure, exclude_truncated
+        self._rewards = [build(spec.name, spec.params) for spec in specs]
+        self._pool = VerifierPool(pool or PoolConfig(), [_isolated_part(reward) for reward in self._rewards])
+
+    def score(
+        self,
+        completions: Sequence[str],
+        examples: Sequence[Mapping[str, Any]],
+        lengths: Sequence[int],
+        truncated: Sequence[bool],
+    ) -> SuiteScores:
+        """Score N completions against N dataset rows; `lengths` in tokens, end-of-sequence included.
+
+        Safe from any thread. Raises `ValueError` if the four differ in number; a verifier that hangs or crashes raises nothing.
+        """
+        if not len(completions) == len(examples) == len(lengths) == len(truncated):
+            raise ValueError(
+                f"One row per completion: got {len(completions)} completions, {len(examples)} examples, "
+                f"{len(lengths)} lengths and {len(truncated)} truncation flags."
+            )
+        rows = [
+            {**example, "response_length": length, "truncated": cut}
+            for example, length, cut in zip(examples, lengths, truncated, strict=True)
+        ]
+        verdicts = [self._score_one(number, completions, rows) for number in range(len(self.specs))]
+        failed = [any(column[row].status == "failed" for column in verdicts) for row in range(len(completions))]
+        return SuiteScores(
+            totals=[
+                sum(spec.weight * verdict.score for spec, verdict in zip(self.specs, column, strict=True))
+                for column in zip(*verdicts, strict=True)
+            ],
+            parts={
+                spec.label: [verdict.score for verdict in column]
+                for spec, column in zip(self.specs, verdicts, strict=True)
+            },
+            verdicts=verdicts[0],
+            active=[
+                not (fault and self.on_failure == "exclude") and not (cut and self.exclude_truncated)
+                for fault, cut in zip(failed, truncated, strict=True)
+            ],
+            num_failed=sum(failed),
+            num_no_answer=sum(verdict.status == "no_answer" for verdict in verdicts[0]),
+        )
+
+    def close(self) -> None:
+        """Stop the workers; a later `score` starts new ones."""
+        self._pool.close()
+
+    def _score_one(self, number: int, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+        """One reward over the batch."""
+        reward = self._rewards[number]
+        if isinstance(reward, Verifier):
+            return self._verify(number, reward, completions, rows)
+        if self.specs[number].isolated:
+            calls = [Call(number, (text, row)) for text, row in zip(completions, rows, strict=True)]
+            return [FAILED if value is None else as_verdict(value) for value in self._pool.run(calls)]
+        return [as_verdict(reward(text, row)) for text, row in zip(completions, rows, strict=True)]
+
+    def _verify(
+        self, number: int, verifier: Verifier, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]
+    ) -> list[Verdict]:
+        """Settle inline what can be; judge each distinct (gold, answer) once; failures keep their answer."""
+        prepared = [verifier.prepare(text, row) for text, row in zip(completions, rows, strict=True)]
+        queries = list(dict.fromkeys(item for item in prepared if isinstance(item, Query)))
+        outcomes = dict(zip(queries, self._pool.run([Call(number, query) for query in queries]), strict=True))
+
+        def settle(item: Verdict | Query) -> Verdict:
+            if isinstance(item, Verdict):
+                return item
+            outcome = outcomes[item]
+            return FAILED._replace(extracted=item.answer) if outcome is None else judged(bool(outcome), item.answer)
+
+        return [settle(item) for item in prepared]
+
+
+def _isolated_part(reward: Reward) -> Any:
+    """What a worker runs for this reward."""
+    return reward.judge if isinstance(reward, Verifier) else reward
