@@ -3,7 +3,7 @@
 from lambda_grpo_pl.policy.config import LoraSettings, PolicyConfig
 from lambda_grpo_pl.policy.head import TokenLoss, TokenScores
 from lambda_grpo_pl.policy.loading import check_checkpoint, load_policy, load_reference
-from lambda_grpo_pl.policy.model import Policy
+from lambda_grpo_pl.policy.model import Policy, Reference
 from lambda_grpo_pl.policy.packing import Layout, MicroBatch, lay_out, plan_micro_batches
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "MicroBatch",
     "Policy",
     "PolicyConfig",
+    "Reference",
     "TokenLoss",
     "TokenScores",
     "check_checkpoint",

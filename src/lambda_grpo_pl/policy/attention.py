@@ -146,7 +146,14 @@ def _attend_blocks(
             for tensor, index in ((query, block.query_index), (key, block.key_index), (value, block.key_index))
         )
         attended = F.scaled_dot_product_attention(
-            q, k, v, block.mask, dropout, is_causal=block.mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+            q,
+            k,
+            v,
+            block.mask,
+            dropout,
+            is_causal=block.mask is None,
+            scale=scaling,
+            enable_gqa=q.shape[1] != k.shape[1],
         )
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[layout.slot]

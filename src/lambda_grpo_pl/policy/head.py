@@ -72,7 +72,9 @@ class _LogitGradients:
         self.head = head
         self.hidden = torch.zeros_like(hidden)
         weight = head.weight
-        self.weight = torch.zeros(weight.shape, dtype=_wide(weight.dtype), device=weight.device) if weight_trains else None
+        self.weight = (
+            torch.zeros(weight.shape, dtype=_wide(weight.dtype), device=weight.device) if weight_trains else None
+        )
         self.bias = None if head.bias is None else torch.zeros_like(head.bias)
 
     def add(self, chunk: slice, hidden: Tensor, probs: Tensor, labels: Tensor, upstream: Tensor) -> None:

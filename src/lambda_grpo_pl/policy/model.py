@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -77,16 +78,41 @@ class Policy(nn.Module):
         )
         return cast(Tensor, output.last_hidden_state)
 
+    def without_adapters(self) -> AdaptersOff:
+        """The policy with its LoRA adapters off: the reference model that costs no memory."""
+        return AdaptersOff(self)
+
     @torch.no_grad()
-    def sequence_logprobs(self, sequences: list[list[int]]) -> list[list[float]]:
-        """Log-probability (nats) of each token after the first, for each sequence, at the sampling temperature."""
+    def sequence_logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probability (nats, at temperature 1) of each token after the first, for each sequence."""
         device = next(self.parameters()).device
         width = max(map(len, sequences))
         first = torch.tensor([[sequence[0]] for sequence in sequences], device=device)
-        rest = torch.tensor([s[1:] + [0] * (width - len(s)) for s in sequences], device=device)
+        rest = torch.tensor([[*s[1:], *([0] * (width - len(s)))] for s in sequences], device=device)
         lengths = torch.tensor([len(s) - 1 for s in sequences], device=device)
         prompts = Prompts(first, torch.ones_like(lengths), tuple({} for _ in sequences))
         responses = Completions(rest, lengths, torch.zeros_like(lengths, dtype=torch.bool), torch.zeros_like(rest))
         rows = torch.arange(len(sequences), device=device)
+        temperature, self.temperature = self.temperature, 1.0
         _, scores = self(lay_out(prompts, responses, rows, "packed" if self.can_pack else "padded"))
+        self.temperature = temperature
         return [part.tolist() for part in scores.logprobs.split(lengths.tolist())]
+
+
+class AdaptersOff:
+    """Scores with a LoRA policy's base weights."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def __call__(self, batch: MicroBatch) -> tuple[Tensor, TokenScores]:
+        """Score the response tokens of a micro-batch."""
+        with cast(Any, self.policy.model).disable_adapter():
+            return cast(tuple[Tensor, TokenScores], self.policy(batch))
+
+    def to(self, device: torch.device) -> AdaptersOff:
+        """The policy is where it is."""
+        return self
+
+
+Reference = Policy | AdaptersOff

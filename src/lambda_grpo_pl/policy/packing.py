@@ -145,9 +145,7 @@ def pack(prompts: Prompts, completions: Completions, rows: Tensor, share_prefix:
 
     last_of_prompt = (segments.prompt_start + num_prompt - 1)[owner[place]]
     predictor = torch.where(column == 0, last_of_prompt, segments.response_start[place] + column - 1)
-    return MicroBatch(
-        input_ids[None], position_ids[None], segments.layout, None, predictor, labels, row, column
-    )
+    return MicroBatch(input_ids[None], position_ids[None], segments.layout, None, predictor, labels, row, column)
 
 
 class _Segments(NamedTuple):

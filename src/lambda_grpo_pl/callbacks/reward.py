@@ -1,0 +1,98 @@
+"""Scoring: writes `batch.rewards` from the text of prompts and completions, in training and evaluation alike."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import lightning as L
+import torch
+
+from lambda_grpo_pl.batch import Completions, Rewards, RolloutBatch
+from lambda_grpo_pl.callbacks.timing import timed
+from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite, SuiteScores
+
+
+class RewardCallback(L.Callback):
+    """Turns responses into rewards with pure text functions; a failed verifier is not a wrong answer, and both are counted."""
+
+    def __init__(
+        self,
+        functions: list[RewardSpec] | None = None,
+        pool: PoolConfig | None = None,
+        on_failure: Literal["zero", "exclude"] = "zero",
+        overlong_filter: bool = False,
+    ) -> None:
+        """Keep the settings; verifier processes start with the first answer that needs one.
+
+        Args:
+            functions: Rewards by name or dotted path with weights; the first is the task's and says what is correct.
+            pool: Verifier processes: how many, time and memory limits.
+            on_failure: What a failed verifier trains as: reward 0, or left out of the loss.
+            overlong_filter: Leave truncated responses out of the loss and of their group's statistics (DAPO, section 3.4).
+        """
+        self.suite = RewardSuite(functions or [RewardSpec(name="math")], pool or PoolConfig(), on_failure)
+        self.overlong_filter = overlong_filter
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Score the training batch."""
+        with timed(pl_module, "score"):
+            scores = self.score(trainer, batch, self.suite)
+        self._log(pl_module, batch, scores)
+
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: RolloutBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Score a batch of questions, unless the evaluation has scored it already."""
+        if batch.rewards is None:
+            self.score(trainer, batch, self.suite)
+
+    on_test_batch_start = on_validation_batch_start
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Stop the verifier processes; they start again when needed."""
+        self.suite.close()
+
+    def score(self, trainer: L.Trainer, batch: RolloutBatch, suite: RewardSuite) -> SuiteScores:
+        """Write `batch.rewards`, and return the verdicts behind them."""
+        completions: Completions = batch.require("completions")
+        tokenizer: Any = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        tokens = [completions.tokens(row) for row in range(len(completions.lengths))]
+        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        group = batch.group_size
+        examples = [batch.prompts.examples[row // group] for row in range(len(texts))]
+        truncated = completions.truncated.tolist()
+        scores = suite.score(texts, examples, completions.lengths.tolist(), truncated)
+        device = completions.ids.device
+        active = torch.tensor(scores.active, device=device)
+        batch.rewards = Rewards(
+            total=torch.tensor(scores.totals, dtype=torch.float32, device=device),
+            correct=torch.tensor([verdict.correct for verdict in scores.verdicts], device=device),
+            active=active & ~completions.truncated if self.overlong_filter else active,
+            parts={name: torch.tensor(part, device=device) for name, part in scores.parts.items()},
+        )
+        return scores
+
+    def _log(self, pl_module: L.LightningModule, batch: RolloutBatch, scores: SuiteScores) -> None:
+        rewards: Rewards = batch.require("rewards")
+        groups = rewards.total.view(batch.num_prompts, -1)
+        flat = (groups == groups[:, :1]).all(1).float()
+        pl_module.log_dict(
+            {
+                "reward/mean": rewards.total.mean(),
+                "reward/std": rewards.total.std(unbiased=False),
+                "reward/accuracy": rewards.correct.float().mean(),
+                "reward/zero_variance_groups": flat.mean(),
+                "reward/inactive": 1 - rewards.active.float().mean(),
+                "reward/verifier_failed": float(scores.num_failed),
+                "reward/no_answer": float(scores.num_no_answer),
+                **{f"reward/{name}": part.float().mean() for name, part in rewards.parts.items()},
+            },
+            sync_dist=True,
+        )

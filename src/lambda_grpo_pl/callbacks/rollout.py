@@ -1,0 +1,157 @@
+"""Sampling: writes `batch.completions` before the step, with the weights that the step starts from."""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lambda_grpo_pl.batch import Completions, Prompts, RolloutBatch
+from lambda_grpo_pl.callbacks.timing import timed
+from lambda_grpo_pl.sampling import (
+    EngineSettings,
+    Sampler,
+    SamplingSettings,
+    TransformersSampler,
+    VllmSampler,
+    check_sync,
+)
+
+TRUNCATION_WARNING = 0.5
+"""Share of truncated responses above which training mostly learns to be cut off."""
+
+
+class RolloutCallback(L.Callback):
+    """Samples G responses to each prompt, from exactly the policy that the step will train.
+
+    Before sampling, weights that changed are handed to the engine, and a self-test compares its log-probabilities with the
+    trainer's: a stale tensor ends the run with a sentence instead of costing weeks. Seeds are a function of
+    (seed, stage, batch number, rank), so a resumed run samples what the interrupted one would have.
+    """
+
+    def __init__(
+        self,
+        sampler: Literal["auto", "vllm", "transformers"] = "auto",
+        sampling: SamplingSettings | None = None,
+        engine: EngineSettings | None = None,
+        seed: int = 0,
+        sync_tolerance: float | None = None,
+    ) -> None:
+        """Keep the settings; the engine starts when training or validation does.
+
+        Args:
+            sampler: `vllm` (in process), `transformers` (needs nothing else), or `auto`: vLLM where it is installed.
+            sampling: How training samples. `num_samples` is the group size G, `max_tokens` the response limit.
+            engine: Memory and kernels of vLLM.
+            seed: First number of every sampling seed.
+            sync_tolerance: Largest difference (nats) that the self-test accepts; null: 1e-3 in float32, 0.2 in lower precision.
+        """
+        self.sampler_name = sampler
+        self.sampling = sampling or SamplingSettings(num_samples=8)
+        self.engine = engine or EngineSettings()
+        self.seed = seed
+        self.sync_tolerance = sync_tolerance
+        self.sampler: Sampler | None = None
+        self._synced_at: int | None = None
+        self._warned = False
+
+    # ------------------------------------------------------------------------------------------------ hooks
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Sample the training batch."""
+        self.synchronise(trainer, pl_module)
+        with timed(pl_module, "sample"):
+            batch.completions = self.sample(trainer, pl_module, batch.prompts, self.sampling, ("train", batch.index))
+        self._log(pl_module, batch.completions)
+
+    def on_validation_batch_start(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: RolloutBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Sample as in training, unless the evaluation has sampled already with settings of its own."""
+        if batch.completions is None:
+            self.synchronise(trainer, pl_module)
+            key = ("validation", dataloader_idx, batch_idx)
+            batch.completions = self.sample(trainer, pl_module, batch.prompts, self.sampling, key)
+
+    on_test_batch_start = on_validation_batch_start
+    on_predict_batch_start = on_validation_batch_start
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Free the engine."""
+        if self.sampler is not None:
+            self.sampler.close()
+        self.sampler = self._synced_at = None
+
+    # ------------------------------------------------------------------------------------------------ parts
+
+    def sample(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        prompts: Prompts,
+        settings: SamplingSettings,
+        key: tuple[str | int, ...],
+    ) -> Completions:
+        """Sample with the weights of the last sync; `key` names the occasion and makes the seed."""
+        assert self.sampler is not None
+        words = [int.from_bytes(part.encode(), "big") if isinstance(part, str) else part for part in key]
+        seed = np.random.SeedSequence([self.seed, *words, trainer.global_rank]).generate_state(1, np.uint32)[0]
+        return self.sampler.generate(prompts, settings, int(seed))
+
+    def synchronise(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Give the engine the policy's weights, if they changed, and prove that it has them."""
+        if self.sampler is None:
+            self.sampler = self._start(trainer, pl_module)
+        if self._synced_at == trainer.global_step:
+            return
+        with timed(pl_module, "sync") if trainer.training else nullcontext():
+            self.sampler.sync(pl_module.policy)
+            gap = check_sync(self.sampler, pl_module.policy.sequence_logprobs, self._tolerance(trainer))
+        if trainer.training:
+            pl_module.log("sampler/sync_gap", gap)
+        self._synced_at = trainer.global_step
+
+    def _tolerance(self, trainer: L.Trainer) -> float:
+        if self.sync_tolerance is not None:
+            return self.sync_tolerance
+        return 1e-3 if str(trainer.precision).startswith("32") else 0.2
+
+    def _start(self, trainer: L.Trainer, pl_module: Any) -> Sampler:
+        tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        name = self.sampler_name
+        if name == "auto":
+            name = "vllm" if importlib.util.find_spec("vllm") else "transformers"
+        if name == "transformers":
+            return TransformersSampler([tokenizer.eos_token_id], tokenizer.pad_token_id)
+        return VllmSampler(pl_module.policy_config.path, self.engine)
+
+    def _log(self, pl_module: L.LightningModule, completions: Completions) -> None:
+        lengths = completions.lengths.float()
+        truncated = float(completions.truncated.float().mean())
+        pl_module.log_dict(
+            {
+                "response/length": lengths.mean(),
+                "response/length_std": lengths.std(unbiased=False),
+                "response/length_min": lengths.min(),
+                "response/length_max": lengths.max(),
+                "response/truncated": truncated,
+            },
+            sync_dist=True,
+        )
+        if truncated > TRUNCATION_WARNING and not self._warned:
+            self._warned = True
+            rank_zero_warn(
+                f"{truncated:.0%} of the responses were cut at {self.sampling.max_tokens} tokens and have no end: raise "
+                "rollout.sampling.max_tokens, or use a prompt template that the model knows how to answer and end."
+            )

@@ -1,0 +1,104 @@
+"""`lambda-grpo fit | validate | test | predict | compare`: LightningCLI with this package's module, data and callbacks.
+
+Each callback has a section of its own (`rollout`, `reward`, …), so that overlays merge key by key; their order is fixed here.
+Checks that need several sections, and no model, run before anything is built.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from lambda_grpo_pl.callbacks import (
+    BenchmarkEvaluation,
+    CompletionsTable,
+    DynamicSampling,
+    HeldoutRollout,
+    HuggingFaceExport,
+    PhaseTimer,
+    PreferenceMonitor,
+    RewardCallback,
+    RolloutCallback,
+    RunSummary,
+    StartupPlan,
+)
+from lambda_grpo_pl.datamodule import PromptDataModule
+from lambda_grpo_pl.evaluation.compare import main as compare
+from lambda_grpo_pl.module import LambdaGRPO
+from lambda_grpo_pl.plan import check_plan
+from lambda_grpo_pl.tasks.base_model import resolve_model_path
+
+# In hook order: sample, score, refill, hold out; then what only reads. PhaseTimer is last, see there.
+SECTIONS = {
+    "evaluation": BenchmarkEvaluation,
+    "rollout": RolloutCallback,
+    "reward": RewardCallback,
+    "dynamic_sampling": DynamicSampling,
+    "heldout": HeldoutRollout,
+    "monitor": PreferenceMonitor,
+    "table": CompletionsTable,
+    "export": HuggingFaceExport,
+    "plan": StartupPlan,
+    "timer": PhaseTimer,
+    "summary": RunSummary,
+}
+
+
+class LambdaGRPOCLI(LightningCLI):
+    """LightningCLI whose sections are wired to each other."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add a section for each callback, and say once what several sections need to know."""
+        for section, callback in SECTIONS.items():
+            parser.add_lightning_class_args(callback, section)
+        parser.link_arguments("rollout.sampling.temperature", "model.temperature")
+        parser.link_arguments("rollout.sampling.max_tokens", "model.max_response_tokens")
+        parser.link_arguments("model.policy.path", "data.tokenizer_path")
+        parser.link_arguments("seed_everything", "rollout.seed", compute_fn=lambda seed: int(seed or 0))
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a plan that cannot work, then turn `builtin:` model names into folders."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        check_plan(config)
+        for name in ("path", "reference_path"):
+            value = config.model.policy[name]
+            if value is not None:
+                config.model.policy[name] = resolve_model_path(value)
+        config.data.tokenizer_path = config.model.policy.path
+
+
+def build(args: ArgsType = None, run: bool = True) -> LambdaGRPOCLI:
+    """Parse `args` (the command line if None), build trainer, module and data, and run the subcommand unless `run` is False."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    return LambdaGRPOCLI(
+        LambdaGRPO,
+        PromptDataModule,
+        args=args,
+        run=run,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"parser_mode": "omegaconf"} if False else {},
+        auto_configure_optimizers=False,
+    )
+
+
+def main() -> int:
+    """Console entry point; bad input ends with one sentence and exit status 2."""
+    if sys.argv[1:2] == ["compare"]:
+        return compare(sys.argv[2:])
+    try:
+        build()
+    except ValueError as error:
+        print(f"lambda-grpo: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def config_of(cli: LambdaGRPOCLI) -> Namespace:
+    """The parsed configuration of the subcommand."""
+    config: Any = cli.config[cli.subcommand] if cli.subcommand else cli.config
+    return config

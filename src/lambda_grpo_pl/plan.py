@@ -1,0 +1,90 @@
+"""The batch plan: what a step consists of, checked across sections before anything is loaded, and told at the start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lambda_grpo_pl.sampling import installed_vllm, require_vllm
+
+
+def check_plan(config: Any) -> None:
+    """Refuse settings that fit their own section but not each other. `config` is the parsed configuration.
+
+    Raises `ValueError` with a sentence that names the keys to change.
+    """
+    sampling = config.rollout.sampling
+    advantage = config.model.objective.advantage
+    group_size = sampling.num_samples
+    if group_size == 1 and (advantage.scale == "group" or advantage.baseline != "none"):
+        raise ValueError(
+            "rollout.sampling.num_samples is 1, but a response is compared with its group: set it to 2 or more, or set "
+            "model.objective.advantage.baseline to none and scale to batch or none."
+        )
+    if sampling.temperature == 0:
+        raise ValueError(
+            "rollout.sampling.temperature is 0: all responses of a group would be the same; set it to 1.0 for training "
+            "(evaluation has its own settings)."
+        )
+    precision = str(config.trainer.precision)
+    if precision in ("bf16-true", "16-true"):
+        raise ValueError(
+            f"trainer.precision is {precision}, which rounds small updates of λ and the policy away: set it to bf16-mixed."
+        )
+    _check_preference(config)
+    if config.rollout.sampler == "vllm":
+        require_vllm(installed_vllm())
+    if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"trainer.accelerator is {config.trainer.accelerator}, but torch {torch.__version__} finds no working CUDA device: "
+            "check nvidia-smi and that this torch is a CUDA build, or set trainer.accelerator to cpu."
+        )
+
+
+def _check_preference(config: Any) -> None:
+    learns = config.model.preference.learn
+    if learns == "validation" and config.heldout.every == 0:
+        raise ValueError(
+            "model.preference.learn is validation, but no held-out batch comes: set heldout.every to the number of steps "
+            "between two updates of λ, such as 10."
+        )
+    if learns != "validation" and config.heldout.every > 0:
+        raise ValueError(
+            f"heldout.every is {config.heldout.every}, but model.preference.learn is {learns}: set it to validation, or "
+            "heldout.every to 0."
+        )
+
+
+def describe_plan(trainer: Any, module: Any, data: Any, rollout: Any) -> list[tuple[str, str]]:
+    """Rows (what, how much) that say what one step is, so that batch semantics need no guessing."""
+    group, limit = rollout.sampling.num_samples, rollout.sampling.max_tokens
+    prompts, updates = data.batch_size, module.updates
+    num_parameters = sum(parameter.numel() for parameter in module.policy.parameters())
+    trainable = sum(parameter.numel() for parameter in module.policy.parameters() if parameter.requires_grad)
+    budget = module.policy_config.tokens_per_micro_batch
+    bytes_of_state = 4 * num_parameters + 12 * trainable
+    responses = prompts * group
+    return [
+        ("prompts × G", f"{prompts} × {group} = {responses} responses a step, on {trainer.world_size} rank(s)"),
+        (
+            "updates",
+            f"{updates.num_epochs} epoch(s) × {updates.num_minibatches} mini-batch(es) = {updates.per_rollout} a step, "
+            f"{responses // updates.num_minibatches} responses each; {trainer.max_steps} in all",
+        ),
+        ("tokens", f"at most {limit} a response, {responses * limit:,} a step; {budget:,} a micro-batch"),
+        ("objective", f"{module.preference.config.family}, λ {module.preference.config.learn}, "
+                      f"Z {module.objective.token_count}, clip {_clip(module)}, β {module.objective.surrogate.kl_coef}"),
+        ("parameters", f"{trainable:,} trainable of {num_parameters:,}, and {_num_preference(module)} for λ"),
+        ("memory", f"{bytes_of_state / 2**20:,.0f} MiB of weights, gradients and optimizer states over all ranks, "
+                   "activations aside"),
+    ]
+
+
+def _clip(module: Any) -> str:
+    surrogate = module.objective.surrogate
+    return f"{1 - surrogate.clip_low:g}…{1 + surrogate.clip_high:g}"
+
+
+def _num_preference(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.preference.parameters() if parameter.requires_grad)
