@@ -1,0 +1,1 @@
+"""Scores nobody can dispute: per-question metrics, intervals, records, tables and comparisons of runs."""

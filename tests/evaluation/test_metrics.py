@@ -1,0 +1,166 @@
+"""Metrics against hand-computed numbers, whatever the order, the repeats and the number of ranks."""
+
+import json
+import math
+import random
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from lambda_grpo_pl.evaluation.metrics import (
+    AvgAtK,
+    BenchmarkScores,
+    BestAtK,
+    MajAtN,
+    PassAtK,
+    ResponseLength,
+    StatusShare,
+    TruncatedShare,
+)
+from lambda_grpo_pl.evaluation.table import QuestionScores, QuestionTable, answer_classes, summarize
+
+
+def question(index, correct, extracted=None, lengths=None, truncated=None, status=None, scores=None):
+    n = len(correct)
+    return QuestionScores(
+        index=index,
+        correct=[bool(right) for right in correct],
+        scores=scores or [float(right) for right in correct],
+        extracted=extracted or ["7" if right else "8" for right in correct],
+        lengths=lengths or [10] * n,
+        truncated=truncated or [False] * n,
+        status=status or ["ok"] * n,
+    )
+
+
+# Two questions, four samples each: 3/4 and 1/4 correct.
+PAIR = [
+    question(0, [1, 1, 0, 1], ["1/2", "0.5", "2", "1/2"], [1, 2, 3, 4]),
+    question(1, [0, 1, 0, 0], ["5", "6", "5", None], [5, 6, 7, 8], [False] * 3 + [True], ["ok"] * 3 + ["no_answer"]),
+]
+
+
+def scalars(metric, questions):
+    metric.update(questions)
+    return {name: value.item() for name, value in metric.compute().items()}
+
+
+def test_every_measure_by_hand():
+    found = scalars(BenchmarkScores(4), PAIR)
+    assert found["accuracy"] == found["avg@4"] == found["score"] == found["pass@1"] == 0.5
+    assert found["pass@2"] == pytest.approx((1 + 0.5) / 2)  # 1 - C(1,2)/C(4,2) = 1; 1 - C(3,2)/C(4,2) = 1/2
+    assert found["pass@4"] == found["best@4"] == 1.0
+    assert found["maj@4"] == 0.5  # "5" outvotes "6" on the second question
+    assert found["length/mean"] == 4.5
+    assert found["length/median"] == 4.5
+    assert (found["length/p25"], found["length/p75"]) == (2.75, 6.25)
+    assert found["length/correct"] == (1 + 2 + 4 + 6) / 4
+    assert found["length/incorrect"] == (3 + 5 + 7 + 8) / 4
+    assert found["truncated"] == found["no_answer"] == 1 / 8
+    assert found["verifier_failed"] == 0
+    assert (found["num_questions"], found["num_samples"]) == (2, 4)
+    assert found["accuracy_low"] < 0.5 < found["accuracy_high"]
+
+
+def test_single_metrics_agree_with_the_collection():
+    singles = {
+        "avg@4": AvgAtK(4),
+        "pass@2": PassAtK(4, k=2),
+        "best@2": BestAtK(4, k=2),
+        "maj@4": MajAtN(4),
+        "truncated": TruncatedShare(4),
+        "no_answer": StatusShare(4, "no_answer"),
+        "verifier_failed": StatusShare(4, "failed"),
+    }
+    found = scalars(BenchmarkScores(4), PAIR)
+    for name, metric in singles.items():
+        metric.update(PAIR)
+        assert metric.compute().item() == found[name]
+    lengths = scalars(ResponseLength(4), PAIR)
+    assert lengths == {name: value for name, value in found.items() if name.startswith("length/")}
+
+
+def test_batches_order_and_repeats_change_nothing():
+    questions = [question(i, [i % 3 == 0, i % 2 == 0], scores=[0.1 * i, 0.2]) for i in range(7)]
+    whole = scalars(BenchmarkScores(2), questions)
+    metric = BenchmarkScores(2)
+    shuffled = [*reversed(questions), questions[0], questions[3]]
+    for start in range(0, len(shuffled), 2):
+        metric.update(shuffled[start : start + 2])
+    assert {name: value.item() for name, value in metric.compute().items()} == whole
+
+
+def test_table_from_metrics_equals_table_from_records():
+    metric = BenchmarkScores(4)
+    metric.update(PAIR[::-1])
+    assert summarize(metric.table(), (1, 2), 0) == summarize(QuestionTable.of(PAIR), (1, 2), 0)
+
+
+def test_failed_verifier_is_counted_apart_from_wrong_and_from_no_answer():
+    found = scalars(BenchmarkScores(2), [question(0, [0, 0], [None, None], status=["failed", "no_answer"])])
+    assert (found["verifier_failed"], found["no_answer"], found["accuracy"], found["maj@2"]) == (0.5, 0.5, 0.0, 0.0)
+    assert math.isnan(found["length/correct"])
+
+
+def test_correct_answers_vote_together_however_they_are_written():
+    assert answer_classes(["1/2", "0.5", "2", " 2", None], [True, True, False, False, False]) == [0, 0, 1, 1, -1]
+    found = scalars(BenchmarkScores(5), [question(0, [1, 1, 0, 0, 1], ["1/2", "0.5", "2", "2", r"\frac12"])])
+    assert found["maj@5"] == 1.0
+
+
+def test_reset_forgets():
+    metric = AvgAtK(1)
+    metric.update([question(0, [1])])
+    metric.reset()
+    metric.update([question(1, [0])])
+    assert metric.compute().item() == 0.0
+
+
+def test_wrong_number_of_samples_and_no_question_are_refused():
+    with pytest.raises(ValueError, match="has 1 samples, not 2"):
+        BenchmarkScores(2).update([question(0, [1])])
+    with pytest.raises(ValueError, match="No question was scored"), pytest.warns(UserWarning, match="before"):
+        BenchmarkScores(2).compute()
+
+
+def many():
+    draw = random.Random(0)
+    return [
+        question(i, [draw.random() < 0.4 for _ in range(3)], lengths=[draw.randrange(1, 99) for _ in range(3)])
+        for i in range(11)
+    ]
+
+
+def run_rank(rank, shares, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    questions = many()
+    results = {}
+    for name, share in shares.items():
+        metric = BenchmarkScores(3)
+        metric.update([questions[i] for i in share[rank]])
+        results[name] = {key: value.item() for key, value in metric.compute().items()}
+    (folder / f"{rank}.json").write_text(json.dumps(results))
+    dist.destroy_process_group()
+
+
+def test_two_ranks_give_the_numbers_of_one(tmp_path):
+    """A size that does not divide (11 over 2 with one repeat), uneven ranks, and a rank with nothing."""
+    shares = {
+        "padded": ([0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 0]),
+        "uneven": (list(range(8)), [8, 9, 10]),
+        "empty": (list(range(11)), []),
+    }
+    whole = scalars(BenchmarkScores(3), many())
+    mp.spawn(run_rank, (shares, tmp_path), nprocs=2)
+    for rank in range(2):
+        results = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert results == dict.fromkeys(shares, whole)
+
+
+def test_float_scores_survive_in_full_precision():
+    metric = BenchmarkScores(1)
+    metric.update([question(0, [0], scores=[0.1])])
+    assert metric.compute()["score"].item() == 0.1
+    assert metric.compute()["score"].dtype == torch.float64
