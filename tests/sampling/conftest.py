@@ -1,42 +1,11 @@
-"""Tiny random policies and prompts of unequal length."""
+"""The policies and prompts of this folder's tests."""
 
 import pytest
-import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 
 from lambda_grpo_pl.batch import Prompts
 
-PAD, EOS, VOCAB = 0, 1, 48
-
-
-def tiny_policy(tied: bool, seed: int = 0) -> Qwen2ForCausalLM:
-    """Two layers of 64 with heads of 32 (vLLM's CPU attention wants a multiple of 32), float32."""
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=VOCAB,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=128,
-        tie_word_embeddings=tied,
-        bos_token_id=None,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-        initializer_range=0.1,
-        attention_dropout=0.3,
-    )
-    return Qwen2ForCausalLM(config).eval()
-
-
-def random_prompts(lengths: list[int], seed: int = 0) -> Prompts:
-    """Left-padded prompts of these lengths, without end-of-sequence tokens."""
-    generator = torch.Generator().manual_seed(seed)
-    sizes = torch.tensor(lengths)
-    ids = torch.randint(2, VOCAB, (len(lengths), max(lengths)), generator=generator)
-    ids[torch.arange(max(lengths)) < max(lengths) - sizes[:, None]] = PAD
-    return Prompts(ids, sizes, tuple({} for _ in lengths))
+from .parts import random_prompts, tiny_policy
 
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])

@@ -9,7 +9,7 @@ from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.sampling import SamplingSettings, TransformersSampler
 from lambda_grpo_pl.sampling.decoding import draw, processed_logprobs
 
-PAD, EOS, VOCAB = 0, 1, 48
+from .parts import EOS, PAD
 
 
 def sampler_of(policy: nn.Module, max_rows: int = 1024) -> TransformersSampler:

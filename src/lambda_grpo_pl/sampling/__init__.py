@@ -1,6 +1,20 @@
-"""Samplers: prompts → completions, with the weights of the last sync."""
+"""Samplers: prompts → completions, with the weights of the last sync. vLLM is imported when its sampler is built."""
 
 from lambda_grpo_pl.sampling.protocol import Sampler, SamplingSettings, SyncReport
+from lambda_grpo_pl.sampling.selftest import SyncError, check_sync, probe_sequences
 from lambda_grpo_pl.sampling.transformers_sampler import TransformersSampler
+from lambda_grpo_pl.sampling.vllm_sampler import VllmSampler, VllmSettings
+from lambda_grpo_pl.sampling.weights import policy_weights
 
-__all__ = ["Sampler", "SamplingSettings", "SyncReport", "TransformersSampler"]
+__all__ = [
+    "Sampler",
+    "SamplingSettings",
+    "SyncError",
+    "SyncReport",
+    "TransformersSampler",
+    "VllmSampler",
+    "VllmSettings",
+    "check_sync",
+    "policy_weights",
+    "probe_sequences",
+]

@@ -16,10 +16,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM
 
 from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.sampling.decoding import RunningRows, draw, evaluating
 from lambda_grpo_pl.sampling.protocol import SamplingSettings, SyncReport
+from lambda_grpo_pl.sampling.rng import preserved_torch_rng
+from lambda_grpo_pl.sampling.weights import base_model, policy_weights
 
 
 class TransformersSampler:
@@ -43,12 +47,23 @@ class TransformersSampler:
         self.max_rows = max_rows
         self.last_sync: SyncReport | None = None
         self._policy: nn.Module | None = None
+        self._replica: nn.Module | None = None
 
     def sync(self, policy: nn.Module) -> SyncReport:
-        """Sample from this very module from now on: later updates need no copy."""
+        """Sample from this very module from now on, so that later updates need no copy.
+
+        A sharded policy (FSDP2, tensor parallel) is copied whole instead: its forward pass is collective, and ranks
+        whose responses end at different lengths would wait for each other for ever.
+        """
         start = time.perf_counter()
-        self._policy = policy
-        self.last_sync = SyncReport(time.perf_counter() - start, num_bytes=0, sent=(), missing=())
+        sent: dict[str, int] = {}
+        if any(isinstance(weight, DTensor) for weight in policy.parameters()):
+            whole = {name: weight for name, weight in policy_weights(policy)}
+            sent = {name: weight.numel() * weight.element_size() for name, weight in whole.items()}
+            self._replica = self._replica or _unsharded_twin(policy)
+            self._replica.load_state_dict(whole)
+        self._policy = self._replica or policy
+        self.last_sync = SyncReport(time.perf_counter() - start, sum(sent.values()), tuple(sent), missing=())
         return self.last_sync
 
     @torch.no_grad()
@@ -89,8 +104,8 @@ class TransformersSampler:
         return scores
 
     def close(self) -> None:
-        """Let go of the policy."""
-        self._policy = None
+        """Let go of the policy and its copy."""
+        self._policy = self._replica = None
 
     def _require_policy(self) -> nn.Module:
         if self._policy is None:
@@ -126,3 +141,11 @@ class TransformersSampler:
                 break
             rows.advance(token)
         return Completions(out_ids, lengths, truncated, out_logprobs)
+
+
+def _unsharded_twin(policy: nn.Module) -> nn.Module:
+    """Build a model of the same configuration, type and device, with weights still to be loaded."""
+    weight = next(policy.parameters())
+    with preserved_torch_rng():
+        twin: nn.Module = AutoModelForCausalLM.from_config(base_model(policy).config, dtype=weight.dtype)
+    return twin.to(weight.device).eval().requires_grad_(False)

@@ -1,0 +1,201 @@
+"""Real vLLM on the CPU: it computes what the policy computes, reproducibly, and leaves the process as it was."""
+
+import copy
+import random
+from collections.abc import Iterator
+
+import numpy
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import Qwen2Config
+
+import lambda_grpo_pl.sampling.vllm_sampler as vllm_sampler
+from lambda_grpo_pl.sampling import (
+    SamplingSettings,
+    SyncError,
+    TransformersSampler,
+    VllmSampler,
+    VllmSettings,
+    check_sync,
+    policy_weights,
+    probe_sequences,
+)
+from lambda_grpo_pl.sampling.decoding import processed_logprobs
+
+from .parts import EOS, PAD, VOCAB, random_prompts, tiny_policy
+
+SEQUENCES = probe_sequences(VOCAB)
+
+
+def process_state() -> tuple:
+    return (
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        numpy.random.get_state()[1].tolist(),
+        torch.get_num_threads(),
+        torch.set_num_threads,
+    )
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def tied(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def engine(tied: bool) -> Iterator[VllmSampler]:
+    """One engine for all tests of a kind of policy; building it must leave no trace."""
+    config = tiny_policy(tied).config
+    before = process_state()
+    sampler = VllmSampler(
+        config,
+        eos_token_ids=[EOS, 2, 3],
+        pad_token_id=PAD,
+        settings=VllmSettings(max_model_len=64, kv_cache_gib=0.125),
+    )
+    assert process_state() == before
+    with pytest.raises(ValueError, match=r"call sync\(policy\)"):
+        sampler.probe(SEQUENCES)
+    yield sampler
+    sampler.close()
+
+
+@pytest.fixture
+def trained(tied: bool) -> nn.Module:
+    return tiny_policy(tied, seed=3)
+
+
+def scorer(policy: nn.Module) -> TransformersSampler:
+    sampler = TransformersSampler(eos_token_ids=[EOS], pad_token_id=PAD)
+    sampler.sync(policy)
+    return sampler
+
+
+def step_randomly(policy: nn.Module) -> None:
+    """Change every trainable parameter, as an optimizer would, only more."""
+    with torch.no_grad():
+        for weight in policy.parameters():
+            if weight.requires_grad:
+                weight.add_(0.05 * torch.randn_like(weight))
+
+
+def test_after_each_sync_the_engine_computes_what_the_policy_computes(engine, trained):
+    for _ in range(3):
+        step_randomly(trained)
+        report = engine.sync(trained)
+        assert report.missing == ()
+        assert set(report.sent) == set(trained.state_dict())
+        assert report.num_bytes == sum(weight.nbytes for weight in trained.state_dict().values())
+        assert check_sync(engine, scorer(trained).probe, SEQUENCES, tolerance=1e-4) < 1e-4
+
+
+@pytest.mark.parametrize("skipped", ["lm_head.weight", "model.layers.1.mlp.down_proj.weight"])
+def test_a_tensor_that_is_not_sent_is_found_and_named(engine, trained, monkeypatch, skipped):
+    engine.sync(trained)
+    step_randomly(trained)
+
+    def leaky(policy, changed_only):
+        return ((name, weight) for name, weight in policy_weights(policy, changed_only) if name != skipped)
+
+    monkeypatch.setattr(vllm_sampler, "policy_weights", leaky)
+    assert engine.sync(trained).missing == (skipped,)
+    with pytest.raises(SyncError, match=rf"never sent: {skipped}\."):
+        check_sync(engine, scorer(trained).probe, SEQUENCES, tolerance=1e-3)
+
+
+def test_a_policy_that_moved_on_since_the_sync_is_found(engine, trained):
+    engine.sync(trained)
+    step_randomly(trained)
+    with pytest.raises(SyncError, match="sent: none"):
+        check_sync(engine, scorer(trained).probe, SEQUENCES, tolerance=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SamplingSettings(max_tokens=20, num_samples=4),
+        SamplingSettings(max_tokens=20, num_samples=2, temperature=0.7, top_k=5),
+        SamplingSettings(max_tokens=20, num_samples=2, temperature=0),
+    ],
+    ids=["plain", "top_k", "greedy"],
+)
+def test_logprobs_equal_the_teacher_forced_ones(engine, trained, settings):
+    engine.sync(trained)
+    prompts = random_prompts([3, 9, 5, 7])
+    completions = engine.generate(prompts, settings, seed=0)
+    assert len(completions.lengths) == 4 * settings.num_samples
+    for row, length in enumerate(completions.lengths.tolist()):
+        prompt = prompts.tokens(row // settings.num_samples)
+        with torch.no_grad():
+            logits = trained(input_ids=torch.tensor([prompt + completions.tokens(row)])).logits[0, len(prompt) - 1 : -1]
+        expected = processed_logprobs(logits, settings).gather(1, completions.ids[row, :length, None])[:, 0]
+        torch.testing.assert_close(completions.logprobs[row, :length], expected, atol=1e-4, rtol=0)
+        assert (completions.ids[row, length - 1] in (EOS, 2, 3)) == (not completions.truncated[row])
+        assert completions.ids[row, length:].eq(PAD).all()
+        assert completions.logprobs[row, length:].eq(0).all()
+
+
+def test_greedy_agrees_with_the_transformers_sampler(engine, trained):
+    engine.sync(trained)
+    other = TransformersSampler(eos_token_ids=[EOS, 2, 3], pad_token_id=PAD)
+    other.sync(trained)
+    settings = SamplingSettings(max_tokens=20, temperature=0)
+    prompts = random_prompts([3, 9, 5, 7])
+    ours, theirs = engine.generate(prompts, settings, seed=0), other.generate(prompts, settings, seed=0)
+    assert torch.equal(ours.ids, theirs.ids)
+    assert torch.equal(ours.lengths, theirs.lengths)
+    assert torch.equal(ours.truncated, theirs.truncated)
+
+
+def test_a_seed_fixes_the_tokens_and_nothing_of_the_process_changes(engine, trained):
+    engine.sync(trained)
+    prompts, settings = random_prompts([3, 17, 20, 33]), SamplingSettings(max_tokens=16, num_samples=4)
+    before = process_state()
+    first, other, again = (engine.generate(prompts, settings, seed) for seed in (5, 6, 5))
+    assert process_state() == before
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert first.ids.shape != other.ids.shape or not torch.equal(first.ids, other.ids)
+
+
+def test_frequencies_of_the_first_token_match_the_policy(engine, trained):
+    engine.sync(trained)
+    num_draws = 2000
+    prompts = random_prompts([6])
+    completions = engine.generate(prompts, SamplingSettings(max_tokens=1, num_samples=num_draws), seed=0)
+    with torch.no_grad():
+        probs = trained(input_ids=prompts.ids).logits[0, -1].softmax(-1)
+    counts = torch.bincount(completions.ids[:, 0], minlength=VOCAB)
+    chi_square = ((counts - num_draws * probs) ** 2 / (num_draws * probs)).sum().item()
+    assert chi_square < (VOCAB - 1) + 5 * (2 * (VOCAB - 1)) ** 0.5
+
+
+def test_lora_is_merged_on_the_way_and_only_adapted_modules_travel(engine, trained):
+    base = copy.deepcopy(trained.state_dict())
+    config = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    wrapped = get_peft_model(trained, config)
+    everything = set(engine.sync(wrapped).sent)
+    assert everything == set(base)
+    check_sync(engine, scorer(wrapped).probe, SEQUENCES, tolerance=1e-4)
+    step_randomly(wrapped)
+    sent = set(engine.sync(wrapped).sent)
+    check_sync(engine, scorer(wrapped).probe, SEQUENCES, tolerance=1e-4)
+    assert sent == {name for name in everything if ".self_attn." in name or ".mlp." in name}
+    assert all(
+        torch.equal(base[name.replace("base_layer.", "")], weight)
+        for name, weight in wrapped.get_base_model().state_dict().items()
+        if "lora_" not in name
+    )
+
+
+def test_prompts_that_do_not_fit_are_refused_in_words(engine, trained):
+    engine.sync(trained)
+    with pytest.raises(ValueError, match="is 69 tokens and the engine holds 64: raise max_model_len"):
+        engine.generate(random_prompts([9]), SamplingSettings(max_tokens=60), seed=0)
+
+
+def test_heads_that_the_cpu_attention_cannot_run_are_refused_before_the_engine_starts():
+    config = Qwen2Config(hidden_size=96, num_attention_heads=4)
+    with pytest.raises(ValueError, match="heads have 24 dimensions"):
+        VllmSampler(config, eos_token_ids=[EOS], pad_token_id=PAD, settings=VllmSettings())
