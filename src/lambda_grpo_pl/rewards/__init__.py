@@ -15,7 +15,7 @@ No torch here, and math-verify is imported by workers only.
 from lambda_grpo_pl.rewards import answers, formats, lengths, overlap  # noqa: F401 - registers the built-in rewards
 from lambda_grpo_pl.rewards.pool import PoolConfig
 from lambda_grpo_pl.rewards.registry import REGISTRY, build, register
-from lambda_grpo_pl.rewards.suite import RewardSpec, RewardSuite, SuiteScores
+from lambda_grpo_pl.rewards.suite import RewardSpec, RewardSuite, SuiteScores, grade
 from lambda_grpo_pl.rewards.verdict import Query, Reward, Status, Verdict, Verifier
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "Verdict",
     "Verifier",
     "build",
+    "grade",
     "register",
 ]

@@ -43,13 +43,17 @@ class MathReward(Verifier):
         settled = settle(gold, answer)
         if settled is None:
             settled = _settle_words(gold_text, extracted)
-        return Query(gold, answer) if settled is None else judged(settled, extracted)
+        return Query(gold, answer) if settled is None else judged(settled, answer)
 
     def judge(self, gold: str, answer: str) -> bool:
         """Compare structure and leaves; see `equivalence`."""
         from lambda_grpo_pl.rewards.equivalence import equivalent
 
         return equivalent(gold, answer)
+
+    def warm_up(self) -> None:
+        """Import math-verify and let its LaTeX parser build its tables."""
+        self.judge(r"\frac{x}{2}", "0.5x")
 
 
 def settle(gold: str, answer: str) -> bool | None:

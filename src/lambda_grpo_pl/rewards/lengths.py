@@ -23,7 +23,7 @@ class SoftOverlong:
     def __call__(self, completion: str, example: Mapping[str, Any]) -> float:
         """The penalty, in [−factor, 0]."""
         excess = int(example["response_length"]) - (self.max_length - self.buffer)
-        return -self.factor * min(1.0, max(0.0, excess / self.buffer))
+        return self.factor * max(-1.0, min(0.0, -excess / self.buffer))
 
 
 @register("length")

@@ -26,7 +26,62 @@ _JOINING_TEXT = re.compile(_TEXT + r"\s*\{\s*,?\s*(?:and|or)\s*,?\s*\}")
 _PERCENT = re.compile(r"\s*(?:\\?%|" + _TEXT + r"\s*\{\s*(?:percent|%|\\%|pct)\s*\}|\b(?:percent|pct)\b)")
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|\d))?"
 _UNIT_TEXT = re.compile(r"(?<=[\w})\]])\s*(?:\\[,;: ]|~)?\s*" + _TEXT + r"\s*\{[^{}]*\}" + _POWER + r"\s*$")
-_UNIT_NAMES = ["cm", "mm", "km", "nm", "m", "g", "kg", "mg", "lb", "lbs", "oz", "ft", "yd", "mi", "mph", "kph", "km/h", "m/s", "s", "ms", "min", "h", "hr", "hrs", "L", "mL", "ml", "J", "kJ", "N", "W", "kW", "V", "A", "Hz", "Pa", "K", "C", "F", "mol", "eV", "MeV", "rad", "deg", "units", "unit", "sq", "in", "pm", "am", "USD", "EUR", "RMB", "cents"]
+_UNIT_NAMES = [
+    "cm",
+    "mm",
+    "km",
+    "nm",
+    "m",
+    "g",
+    "kg",
+    "mg",
+    "lb",
+    "lbs",
+    "oz",
+    "ft",
+    "yd",
+    "mi",
+    "mph",
+    "kph",
+    "km/h",
+    "m/s",
+    "s",
+    "ms",
+    "min",
+    "h",
+    "hr",
+    "hrs",
+    "L",
+    "mL",
+    "ml",
+    "J",
+    "kJ",
+    "N",
+    "W",
+    "kW",
+    "V",
+    "A",
+    "Hz",
+    "Pa",
+    "K",
+    "C",
+    "F",
+    "mol",
+    "eV",
+    "MeV",
+    "rad",
+    "deg",
+    "units",
+    "unit",
+    "sq",
+    "in",
+    "pm",
+    "am",
+    "USD",
+    "EUR",
+    "RMB",
+    "cents",
+]
 _UNIT_WORDS = re.compile(
     r"(?<=[\d}])\s*(?:" + "|".join(map(re.escape, sorted(_UNIT_NAMES, key=len, reverse=True))) + r")" + _POWER + r"\.?$"
     r"|(?<=[\d})])(?:\s+(?!(?:and|or)\b)(?=[a-z/^]*[aeiou])[A-Za-z]{3,}" + _POWER + r"\.?)+(?:\s*(?:per|of|/)\s*[A-Za-z]+)*$"
@@ -37,7 +92,12 @@ _CURRENCY = re.compile(r"\\\$|[$€£¥₹]|(?:\bUSD|\bRs\.?|\bEUR)\s*(?=\d)")
 _THOUSANDS_MARK = re.compile(r"\{,\}|,\\!\s*|,\{\}")
 _THOUSANDS_SPACE = re.compile(r"(?<=\d)(?:\\[,;: ]|~|\u2009|\u202f)(?=\d{3}(?!\d))")
 _E_NOTATION = re.compile(r"(?<![\w.}])(\d+(?:\.\d*)?|\.\d+)[eE]\{?([+-]?\d+)\}?(?![\w.])")
-_SPACING = re.compile(r"\\(?:[,;:!> ]|quad\b|qquad\b|displaystyle\b|textstyle\b|limits\b)|~")
+_SPACING = re.compile(r"(?<!\\)\\(?:[,;:!> ]|quad\b|qquad\b|displaystyle\b|textstyle\b|limits\b)|~")
+_TOP = re.compile(r"\\frac\s*(\\[A-Za-z]+|\w)")
+_BOTTOM = re.compile(r"\\frac\s*(\{[^{}]*\})\s*(\\[A-Za-z]+|\w)")
+_TRIG_DEGREES = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc))\s*[({]?\s*(\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*\\circ\s*\}?)\s*[)}]?"
+)
 _SINGLE_BRACE = re.compile(r"([_^])\s*\{\s*(\w)\s*\}")
 
 
@@ -53,6 +113,9 @@ def normalize(answer: str) -> str:
     text = _SPACING.sub(" ", text)
     text = _without_units(text.strip())
     text = _E_NOTATION.sub(r"\1 \\times 10^{\2}", text)
+    text = _BOTTOM.sub(r"\\frac\1{\2}", _TOP.sub(r"\\frac{\1}", text))
+    text = _TRIG_DEGREES.sub(r"\1(\\frac{\2\\pi}{180})", text)
+    text = text.replace("\\langle", "(").replace("\\rangle", ")")
     text = _SINGLE_BRACE.sub(r"\1\2", text)
     return re.sub(r"\s+", " ", _strip_delimiters(text))
 
@@ -82,7 +145,7 @@ def _strip_delimiters(text: str) -> str:
     """Strip space, formula delimiters, a box around the whole and closing punctuation."""
     while True:
         before = text
-        text = text.strip().rstrip(".,;:!").strip()
+        text = text.strip().rstrip(".,;:").strip()
         for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**")):
             if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
                 inner = text[len(opening) : -len(closing)]

@@ -1,10 +1,34 @@
-"""The killable pool (in-process for now)."""
+"""A process pool whose workers can be killed: a hard time-out per call, order kept, from any thread.
+
+`concurrent.futures` cannot kill a worker that computes 9^9^9, and SIGALRM works in no thread but the first. Here each
+worker answers a chunk of calls one reply at a time; the caller watches the clock of the call that runs. A worker that
+overruns, runs out of memory or crashes costs exactly that one call (its outcome is `None`); the rest of its chunk goes to
+another worker. Workers are not forked from this process (CUDA, threads) and never import `__main__`: see `worker`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+import json
+import logging
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from lambda_grpo_pl.rewards.worker import QUIT, Setup, write_frame
+
+logger = logging.getLogger(__name__)
+
+_MAX_CHUNK = 64
+_MAX_RESTARTS = 3
 
 
 @dataclass(kw_only=True)
@@ -12,17 +36,19 @@ class PoolConfig:
     """Isolated workers for verifiers that may hang."""
 
     num_workers: int = 2
-    """Number of worker processes."""
+    """Number of worker processes, at most 255."""
     timeout_s: float = 3.0
     """Seconds one answer may take before its worker is killed and the answer counts as failed."""
     memory_gb: float = 2.0
-    """Address space in GiB a worker may take (RLIMIT_AS); past it the answer fails."""
+    """Address space in GiB a worker may take (RLIMIT_AS, Linux); past it the answer counts as failed."""
     recycle_after: int = 20_000
     """Answers after which a worker is replaced by a fresh one."""
 
     def __post_init__(self) -> None:
-        if self.num_workers < 1 or self.timeout_s <= 0 or self.memory_gb <= 0 or self.recycle_after < 1:
-            raise ValueError(f"Pool settings must be positive, got {self}.")
+        if not 1 <= self.num_workers <= 255:
+            raise ValueError(f"num_workers must be in 1..255, got {self.num_workers}.")
+        if self.timeout_s <= 0 or self.memory_gb <= 0 or self.recycle_after < 1:
+            raise ValueError(f"timeout_s, memory_gb and recycle_after must be positive, got {self}.")
 
 
 class Call(NamedTuple):
@@ -32,15 +58,179 @@ class Call(NamedTuple):
     args: tuple[Any, ...]
 
 
-class VerifierPool:
-    """Run calls in order."""
+@dataclass(eq=False)
+class _Worker:
+    """This process's view of one slot."""
 
-    def __init__(self, config: PoolConfig, functions: Sequence[Callable[..., Any]]) -> None:
-        self.config, self.functions = config, functions
+    slot: int
+    requests: int
+    replies: int
+    ready: bool = False
+    chunk: deque[int] = field(default_factory=deque)
+    """Calls sent and not answered; the first one is running."""
+    deadline: float = float("inf")
+    """`time.monotonic()` at which the running call has overrun."""
+    killed_for: int | None = None
+    """The call it is being killed for."""
+    buffer: bytes = b""
+
+
+class _KeeperLost(Exception):
+    """The keeper process ended; everything it kept must be started again."""
+
+
+class VerifierPool:
+    """Run calls of `functions` (number → picklable function) in workers; `warm_up` runs in them before the first call.
+
+    Raises `ValueError` for a function that lives in `__main__`, which workers do not import.
+    """
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        functions: Mapping[int, Callable[..., Any]],
+        warm_up: Sequence[Callable[[], object]] = (),
+    ) -> None:
+        for function in functions.values():
+            if getattr(function, "__module__", None) == "__main__":
+                raise ValueError(
+                    f"Move {function!r} into a module of its own: isolated workers do not import __main__."
+                )
+        self.config, self.functions, self.warm_up = config, dict(functions), list(warm_up)
+        self._lock = threading.Lock()
+        self._workers: list[_Worker] = []
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._warned = False
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
-        """Results in order; None for a call that failed."""
-        return [self.functions[call.function](*call.args) for call in calls]
+        """Results in the order of `calls`, JSON values; None for a call that overran, crashed or raised.
+
+        Raises `RuntimeError` if no worker can be started at all.
+        """
+        if not calls:
+            return []
+        with self._lock:
+            results: dict[int, Any] = {}
+            for _ in range(_MAX_RESTARTS):
+                try:
+                    self._drain(calls, results)
+                    return [results[index] for index in range(len(calls))]
+                except _KeeperLost:
+                    self._stop()
+            raise RuntimeError("The verifier's workers end as soon as they start: see their traceback on stderr above.")
 
     def close(self) -> None:
-        """Stop the workers."""
+        """Stop the workers; a later `run` starts new ones."""
+        with self._lock:
+            self._stop()
+
+    def _drain(self, calls: Sequence[Call], results: dict[int, Any]) -> None:
+        """Hand out what has no result yet and collect until everything has one."""
+        if self._keeper is None:
+            self._start()
+        todo = [index for index in range(len(calls)) if index not in results]
+        size = max(1, min(_MAX_CHUNK, len(todo) // (4 * self.config.num_workers)))
+        pending = deque(todo[start : start + size] for start in range(0, len(todo), size))
+        with selectors.DefaultSelector() as selector:
+            for worker in self._workers:
+                selector.register(worker.replies, selectors.EVENT_READ, worker)
+            while len(results) < len(calls):
+                self._hand_out(calls, pending)
+                patience = min(worker.deadline for worker in self._workers) - time.monotonic()
+                for key, _ in selector.select(None if patience == float("inf") else max(0.0, patience)):
+                    self._collect(key.data, results, pending)
+                self._kill_overrun()
+
+    def _hand_out(self, calls: Sequence[Call], pending: deque[list[int]]) -> None:
+        for worker in self._workers:
+            if worker.ready and not worker.chunk and pending:
+                worker.chunk.extend(pending.popleft())
+                self._send(worker.requests, [tuple(calls[index]) for index in worker.chunk])
+                worker.deadline = time.monotonic() + self.config.timeout_s
+
+    def _collect(self, worker: _Worker, results: dict[int, Any], pending: deque[list[int]]) -> None:
+        """Read what a worker wrote: replies in order, or the greeting of its replacement."""
+        received = os.read(worker.replies, 1 << 16)
+        if not received:
+            raise _KeeperLost
+        *lines, worker.buffer = (worker.buffer + received).split(b"\n")
+        for line in lines:
+            reply = json.loads(line)
+            if reply == "ready":
+                self._take_over(worker, results, pending)
+            else:
+                results[worker.chunk.popleft()] = self._outcome(reply)
+                worker.deadline = time.monotonic() + self.config.timeout_s if worker.chunk else float("inf")
+
+    def _take_over(self, worker: _Worker, results: dict[int, Any], pending: deque[list[int]]) -> None:
+        """A fresh worker serves the slot: the call that ran failed, the others of its chunk start again elsewhere."""
+        if worker.chunk and worker.killed_for in (None, worker.chunk[0]):
+            results[worker.chunk.popleft()] = None
+        if worker.chunk:
+            pending.appendleft(list(worker.chunk))
+            worker.chunk.clear()
+        worker.ready, worker.deadline, worker.killed_for = True, float("inf"), None
+
+    def _kill_overrun(self) -> None:
+        for worker in self._workers:
+            if worker.deadline <= time.monotonic():
+                worker.killed_for, worker.deadline = worker.chunk[0], float("inf")
+                assert self._keeper is not None
+                assert self._keeper.stdin is not None
+                self._order(self._keeper.stdin.fileno(), worker.slot)
+
+    def _outcome(self, reply: dict[str, Any]) -> Any:
+        if "error" in reply and not self._warned:
+            self._warned = True
+            logger.warning("A verifier raised %s; it counts as failed. Further ones are counted only.", reply["error"])
+        return reply.get("value")
+
+    def _send(self, fd: int, value: object) -> None:
+        try:
+            write_frame(fd, value)
+        except BrokenPipeError:
+            raise _KeeperLost from None
+
+    def _order(self, fd: int, slot: int) -> None:
+        try:
+            os.write(fd, bytes([slot]))
+        except BrokenPipeError:
+            raise _KeeperLost from None
+
+    def _start(self) -> None:
+        pipes = [(os.pipe(), os.pipe()) for _ in range(self.config.num_workers)]
+        theirs = [(request[0], reply[1]) for request, reply in pipes]
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-c", "from lambda_grpo_pl.rewards.worker import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=2,
+            bufsize=0,
+            pass_fds=[fd for pair in theirs for fd in pair],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,
+        )
+        for fd in (fd for pair in theirs for fd in pair):
+            os.close(fd)
+        self._workers = [_Worker(slot, request[1], reply[0]) for slot, (request, reply) in enumerate(pipes)]
+        ours = [fd for worker in self._workers for fd in (worker.requests, worker.replies)]
+        self._finalizer = weakref.finalize(self, _end, self._keeper, ours)
+        assert self._keeper.stdin is not None
+        memory_bytes = int(self.config.memory_gb * 2**30)
+        setup = Setup(self.functions, self.warm_up, theirs, memory_bytes, self.config.recycle_after)
+        self._send(self._keeper.stdin.fileno(), setup)
+
+    def _stop(self) -> None:
+        if self._keeper is not None:
+            self._finalizer()
+            self._keeper, self._workers = None, []
+
+
+def _end(keeper: subprocess.Popen[bytes], fds: Iterable[int]) -> None:
+    """Tell the keeper to kill its workers and end; said in words, since a forked sibling may hold the pipe open."""
+    assert keeper.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        os.write(keeper.stdin.fileno(), bytes([QUIT]))
+    keeper.stdin.close()
+    for fd in fds:
+        os.close(fd)
+    keeper.wait()

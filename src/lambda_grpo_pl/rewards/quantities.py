@@ -15,6 +15,7 @@ _SCIENTIFIC = re.compile(
 )
 _FRAC = re.compile(r"(\d*)\s*\\frac\s*(?:\{\s*([+-]?\s*\d+)\s*\}|(\d))\s*(?:\{\s*([+-]?\s*\d+)\s*\}|(\d))")
 _SLASHED = re.compile(rf"(?:(\d+)\s+)?({_NUMBER})\s*/\s*([+-]?{_NUMBER})")
+_REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
 PLACES = Fraction(1, 2_000_000)
 """Half a unit of the sixth decimal place: how far a decimal may be from the gold."""
 
@@ -77,6 +78,10 @@ def _unsigned(text: str) -> tuple[Fraction, bool] | None:
     if match := _FRAC.fullmatch(text):
         whole, top, bottom = match[1] or "0", match[2] or match[3], match[4] or match[5]
         return _mixed(whole, top.replace(" ", ""), bottom.replace(" ", ""))
+    if match := _REPEATING.fullmatch(text):
+        whole, fixed, cycle = match.groups()
+        nines = Fraction(int(cycle), 10 ** len(cycle) - 1) / 10 ** len(fixed)
+        return Fraction(f"{whole or 0}.{fixed or 0}") + nines, False
     if match := _SLASHED.fullmatch(text):
         return _mixed(match[1] or "0", match[2], match[3])
     return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from lambda_grpo_pl.rewards.pool import Call, PoolConfig, VerifierPool
@@ -77,7 +78,14 @@ class RewardSuite:
         self.specs = list(specs)
         self.on_failure, self.exclude_truncated = on_failure, exclude_truncated
         self._rewards = [build(spec.name, spec.params) for spec in specs]
-        self._pool = VerifierPool(pool or PoolConfig(), [_isolated_part(reward) for reward in self._rewards])
+        isolated: dict[int, Callable[..., Any]] = {}
+        for number, (spec, reward) in enumerate(zip(specs, self._rewards, strict=True)):
+            if isinstance(reward, Verifier):
+                isolated[number] = reward.judge
+            elif spec.isolated:
+                isolated[number] = reward
+        warm_up = [reward.warm_up for reward in self._rewards if isinstance(reward, Verifier)]
+        self._pool = VerifierPool(pool or PoolConfig(), isolated, warm_up)
 
     def score(
         self,
@@ -130,7 +138,7 @@ class RewardSuite:
             return self._verify(number, reward, completions, rows)
         if self.specs[number].isolated:
             calls = [Call(number, (text, row)) for text, row in zip(completions, rows, strict=True)]
-            return [FAILED if value is None else as_verdict(value) for value in self._pool.run(calls)]
+            return [_received(value) for value in self._pool.run(calls)]
         return [as_verdict(reward(text, row)) for text, row in zip(completions, rows, strict=True)]
 
     def _verify(
@@ -150,6 +158,21 @@ class RewardSuite:
         return [settle(item) for item in prepared]
 
 
-def _isolated_part(reward: Reward) -> Any:
-    """What a worker runs for this reward."""
-    return reward.judge if isinstance(reward, Verifier) else reward
+def _received(value: Any) -> Verdict:
+    """What a worker's JSON says: nothing (it failed), a verdict's fields, or a plain score."""
+    if value is None:
+        return FAILED
+    return as_verdict(Verdict(*value) if isinstance(value, list) else value)
+
+
+@cache
+def _grader() -> RewardSuite:
+    return RewardSuite([RewardSpec(name="math")], PoolConfig(num_workers=1))
+
+
+def grade(gold: str, completion: str) -> Verdict:
+    """Judge one completion against one gold with the `math` reward, isolated, from any thread.
+
+    For interactive use and tests; a batch is faster through `RewardSuite.score`. The worker stays until the process ends.
+    """
+    return _grader().score([completion], [{"answer": gold}], [0], [False]).verdicts[0]

@@ -62,6 +62,9 @@ class Verifier(ABC):
     def judge(self, gold: str, answer: str) -> bool:
         """Are the two equal? May take arbitrarily long on hostile text."""
 
+    def warm_up(self) -> None:  # noqa: B027 - a verifier without heavy imports has nothing to do
+        """Import and cache what `judge` needs; runs once per pool, before its first worker."""
+
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
         """Both steps in this process, without protection; the suite and `grade` use the pool instead."""
         prepared = self.prepare(completion, example)

@@ -1,0 +1,166 @@
+"""The pool's other end: a keeper process that imports the verifiers once, and the workers it forks.
+
+The keeper is started as a fresh interpreter, so it shares nothing with the trainer: no CUDA context, no threads, not the
+user's `__main__`. It is single-threaded, which makes its own forks safe and a replacement worker a matter of
+milliseconds instead of an import of a computer algebra system. It ends, and its workers with it, when its standard
+input closes: also when the trainer is killed.
+
+    trainer ── stdin: setup, then one byte per slot to kill ──▶ keeper ── fork ──▶ worker (one per slot)
+    trainer ── request pipe of a slot: length-prefixed pickles ────────────────────▶ worker
+    trainer ◀── reply pipe of a slot: one JSON line per call, `"ready"` after a fork ── worker
+
+Requests come from the trainer and are trusted. Replies come from a process that read a policy's text, hence JSON.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import pickle
+import resource
+import select
+import signal
+import struct
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+LENGTH = struct.Struct("!I")
+READY = b'"ready"\n'
+QUIT = 255
+"""The order that ends the keeper; lower bytes are the slots to kill."""
+
+
+class Setup(NamedTuple):
+    """What the keeper reads first."""
+
+    functions: Mapping[int, Callable[..., Any]]
+    """Functions by the number that calls name them with."""
+    warm_up: Sequence[Callable[[], object]]
+    """Called once before the first fork, for imports and caches."""
+    pipes: Sequence[tuple[int, int]]
+    """File descriptors (requests, replies) of each slot."""
+    memory_bytes: int
+    """RLIMIT_AS of a worker."""
+    recycle_after: int
+    """Calls after which a worker makes room for a fresh one."""
+
+
+def write_frame(fd: int, value: object) -> None:
+    """Write one pickled value with its length in front."""
+    payload = pickle.dumps(value)
+    view = memoryview(LENGTH.pack(len(payload)) + payload)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def read_frame(fd: int) -> Any:
+    """Read one value; `EOFError` when the other end closed."""
+    (length,) = LENGTH.unpack(_read_exactly(fd, LENGTH.size))
+    return pickle.loads(_read_exactly(fd, length))
+
+
+def _read_exactly(fd: int, count: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < count:
+        part = os.read(fd, min(count - len(parts), 1 << 20))
+        if not part:
+            raise EOFError
+        parts += part
+    return bytes(parts)
+
+
+def main() -> None:
+    """Run the keeper: fork a worker per slot, kill and replace on demand, until standard input closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    setup: Setup = read_frame(sys.stdin.fileno())
+    for warm_up in setup.warm_up:
+        warm_up()
+    gc.freeze()
+    wake_read, wake_write = os.pipe()
+    for fd in (wake_read, wake_write):
+        os.set_blocking(fd, False)
+    signal.set_wakeup_fd(wake_write)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    slots = {_fork(setup, slot): slot for slot in range(len(setup.pipes))}
+    while True:
+        readable, _, _ = select.select([sys.stdin.fileno(), wake_read], [], [])
+        if sys.stdin.fileno() in readable:
+            orders = os.read(sys.stdin.fileno(), 64)
+            quit_ = not orders or QUIT in orders
+            for pid, slot in slots.items():
+                if quit_ or slot in orders:
+                    os.kill(pid, signal.SIGKILL)
+            if quit_:
+                return
+        if wake_read in readable:
+            os.read(wake_read, 4096)
+        for pid in _ended():
+            slot = slots.pop(pid)
+            slots[_fork(setup, slot)] = slot
+
+
+def _ended() -> list[int]:
+    """Reap the workers that ended."""
+    ended = []
+    while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+        ended.append(pid)
+    return ended
+
+
+def _fork(setup: Setup, slot: int) -> int:
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            _serve(setup, slot)
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def _serve(setup: Setup, slot: int) -> None:
+    """Answer the requests of one slot in order; every reply leaves at once, so that the trainer can time each call."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _isolate(setup, slot)
+    requests, replies = setup.pipes[slot]
+    os.write(replies, READY)
+    num_calls = 0
+    while num_calls < setup.recycle_after:
+        try:
+            calls = read_frame(requests)
+        except EOFError:
+            # The trainer is closing; the keeper ends this process. Leaving by itself would look like a crash.
+            signal.pause()
+        for number, args in calls:
+            reply, healthy = _call(setup.functions[number], args)
+            os.write(replies, json.dumps(reply).encode() + b"\n")
+            if not healthy:
+                return
+        num_calls += len(calls)
+
+
+def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[dict[str, Any], bool]:
+    """The reply to one call, and whether this process is fit for another.
+
+    A verifier may raise anything on hostile text, exhausted memory and recursion included: that is an outcome to report.
+    """
+    try:
+        return {"value": function(*args)}, True
+    except MemoryError:
+        return {"error": "MemoryError"}, False
+    except BaseException as error:
+        return {"error": f"{type(error).__name__}: {str(error)[:200]}"}, True
+
+
+def _isolate(setup: Setup, slot: int) -> None:
+    """Cap memory and drop the other slots' pipes."""
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
+    for other, pipes in enumerate(setup.pipes):
+        if other != slot:
+            for fd in pipes:
+                os.close(fd)
