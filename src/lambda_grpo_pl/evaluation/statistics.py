@@ -167,7 +167,10 @@ def bootstrap_p_value(differences: ArrayLike, num_resamples: int = NUM_RESAMPLES
 def mcnemar(num_lost: int, num_won: int) -> float:
     """Return McNemar's exact two-sided p-value (1947) from the questions only one of two runs answered correctly."""
     discordant = num_lost + num_won
-    tail = sum(math.comb(discordant, i) for i in range(min(num_lost, num_won) + 1))
+    ways = tail = 1  # C(discordant, i), exact, each from the one before
+    for i in range(min(num_lost, num_won)):
+        ways = ways * (discordant - i) // (i + 1)
+        tail += ways
     return min(1.0, 2 * tail / (1 << discordant))
 
 
