@@ -49,10 +49,12 @@ class BaseModelConfig:
     style_weights: tuple[float, ...] = (0.2, 0.5, 0.12, 0.18)
     """Share of each style of worked solution: answer, columns, checked, written."""
     slip_rate: float = 0.12
-    """Probability that a column of a warm-up solution is wrong."""
+    """Probability that a column of a warm-up solution is wrong, once slips begin."""
+    clean_share: float = 0.75
+    """Share of the warm-up before slips begin: the method is learnt first, and the slips after it."""
     num_steps: int = 1200
     """Optimizer steps of the warm-up."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Solutions a step."""
     learning_rate: float = 3e-3
     """Peak of the cosine schedule."""
@@ -141,6 +143,7 @@ def _untrained(config: BaseModelConfig, tokenizer: PreTrainedTokenizerBase) -> Q
             num_key_value_heads=1,
             max_position_embeddings=2048,
             tie_word_embeddings=True,
+            initializer_range=config.hidden_size**-0.5,  # the default of 0.02 is for far wider models and learns slowly
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
@@ -160,7 +163,8 @@ def _batches(config: BaseModelConfig, tokenizer: PreTrainedTokenizerBase) -> Ite
     """
     rng = random.Random(f"{config.seed}/warm-up")
     for first in range(0, config.num_steps, 8):
-        pairs = [_example(config, rng) for _ in range(8 * config.batch_size)]
+        slip_rate = config.slip_rate if first >= config.clean_share * config.num_steps else 0.0
+        pairs = [_example(config, rng, slip_rate) for _ in range(8 * config.batch_size)]
         pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
         batches = [pairs[start : start + config.batch_size] for start in range(0, len(pairs), config.batch_size)]
         rng.shuffle(batches)
@@ -168,10 +172,10 @@ def _batches(config: BaseModelConfig, tokenizer: PreTrainedTokenizerBase) -> Ite
             yield _collate(batch, tokenizer)
 
 
-def _example(config: BaseModelConfig, rng: random.Random) -> tuple[str, str]:
+def _example(config: BaseModelConfig, rng: random.Random, slip_rate: float) -> tuple[str, str]:
     problem = draw_problem(rng, "train", config.max_digits)
     style = rng.choices(STYLES, config.style_weights)[0]
-    return problem.question, solve(problem, style, rng, config.slip_rate)
+    return problem.question, solve(problem, style, rng, slip_rate)
 
 
 def _collate(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
