@@ -57,6 +57,7 @@ def load(name: str) -> Case:
 
 
 def preference(lam: float, **settings: Any) -> LengthPreference:
-    """A preference in float64, so that golden λ are not rounded."""
-    config = PreferenceConfig(init=lam, bound=max(5.0, abs(lam)), **settings)
-    return LengthPreference(config).double()
+    """A preference whose λ is float64, as the golden λ are: a parameter of float32 would round it."""
+    model = LengthPreference(PreferenceConfig(bound=max(5.0, abs(lam)), **settings)).double()
+    model.lam.data.fill_(lam)
+    return model

@@ -1,13 +1,13 @@
 """Agreement with the peers' own functions and with closed forms: float64 to 1e-10, float32 to 1e-5 relative.
 
-Covered: every record of TRL, verl, composer and the closed forms whose configuration ours can express. Not covered, and why:
+Covered: every record of TRL, verl, composer and the closed forms whose configuration ours can express. Not covered:
 
-* TRL `bnpo` in micro-batches: it averages the token-means of the micro-batches, so it depends on how a batch is split, which
-  our count, passed in, rules out by construction. Unsplit it is `dapo` and is covered.
-* verl `seq-mean-token-mean` and `seq-mean-token-sum` drop a response without tokens where TRL counts it. Ours counts it unless
-  it is inactive, so these records are met with `active = lengths > 0`.
+* TRL's `bnpo` in micro-batches: it averages the token-means of the micro-batches, so it depends on how a batch is
+  split, which our count, passed in, rules out by construction. Unsplit it is `dapo` and is covered.
 
-Advantages from TRL agree to 1e-7 only: its std carries a factor in float32. composer's f is float32, hence its tolerances.
+verl drops a response without tokens from its `seq-mean` modes, TRL counts it. Ours counts it unless it is inactive, so
+those records are met with `active = lengths > 0`. verl divides by ℓ + 1e-8 there: 1e-8. TRL's advantages agree to
+1e-7: its std carries a factor in float32. composer's f is float32, hence its tolerances.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def test_trl_losses(name: str, dtype: torch.dtype) -> None:
 
 
 def test_verl_policy_losses(name: str) -> None:
-    """verl's vanilla loss in its four aggregations, with dual clip, and GSPO."""
+    """The vanilla loss of verl in its four aggregations, with dual clip, and GSPO."""
     case = load(name)
     num_rows, num_columns = case.inputs["new"].shape
     active = case.grouped("lengths") > 0
@@ -153,7 +153,7 @@ def verl_aggregation(mode: str, num_rows: int, num_columns: int, num_active: int
 
 
 def test_verl_aggregation_of_any_losses(name: str) -> None:
-    """verl's agg_loss of arbitrary per-token losses is our weights on their sums."""
+    """The aggregation in verl of arbitrary per-token losses is our weights on their sums."""
     case = load(name)
     num_rows, num_columns = case.inputs["new"].shape
     lengths = case.grouped("lengths")

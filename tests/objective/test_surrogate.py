@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lambda_grpo_pl.objective import (
+    SurrogateConfig,
+    clipped_surrogate,
+    importance_weights,
+    kl_penalty,
+    sequence_log_ratio,
+    token_surrogate,
+)
+
+CLIP_HIGHER = SurrogateConfig(clip_low=0.2, clip_high=0.28, dual_clip=3.0)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "value", "slope", "flag"),
+    [
+        (1.0, 2.0, 2.0, 2.0, None),
+        (1.5, 2.0, 2.56, 0.0, "high"),
+        (1.25, 2.0, 2.5, 2.5, None),
+        (0.5, 2.0, 1.0, 1.0, None),
+        (1.5, -2.0, -3.0, -3.0, None),
+        (0.5, -2.0, -1.6, 0.0, "low"),
+        (4.0, -2.0, -6.0, 0.0, "dual"),
+        (1.5, 0.0, 0.0, 0.0, None),
+    ],
+)
+def test_clip_by_hand(ratio: float, advantage: float, value: float, slope: float, flag: str | None) -> None:
+    """Value, d/d log-ratio and flag on every side of the clip, ε = 0.2/0.28, c = 3."""
+    log_ratio = torch.tensor([math.log(ratio)], dtype=torch.float64, requires_grad=True)
+    surrogate, flags = clipped_surrogate(log_ratio, torch.tensor([advantage], dtype=torch.float64), CLIP_HIGHER)
+    assert surrogate.item() == pytest.approx(value)
+    surrogate.sum().backward()
+    assert log_ratio.grad is not None
+    assert log_ratio.grad.item() == pytest.approx(slope)
+    assert {name for name, raised in flags._asdict().items() if raised} == ({flag} - {None})
+
+
+def test_without_a_dual_clip_a_negative_advantage_is_unbounded() -> None:
+    surrogate, flags = clipped_surrogate(torch.tensor([5.0]), torch.tensor([-1.0]), SurrogateConfig())
+    assert surrogate.item() == pytest.approx(-math.exp(5), rel=1e-6)
+    assert not flags.dual.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extreme_ratios_stay_finite(dtype: torch.dtype) -> None:
+    """±1000 nats and −inf (a token the policy excludes); up to 80 nats nothing is clamped."""
+    log_ratio = torch.tensor([-math.inf, -1000.0, 79.0, 1000.0], dtype=dtype, requires_grad=True)
+    for advantage in (-1.0, 1.0):
+        surrogate, _ = clipped_surrogate(log_ratio, torch.tensor(advantage, dtype=dtype), SurrogateConfig())
+        assert surrogate.isfinite().all()
+        (grad,) = torch.autograd.grad(surrogate.sum(), log_ratio)
+        assert grad.isfinite().all()
+        if advantage < 0:
+            torch.testing.assert_close(surrogate[2], -torch.tensor(79.0, dtype=dtype).exp())
+
+
+def categorical(seed: int) -> Tensor:
+    return torch.randn(6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).log_softmax(-1)
+
+
+def exact_kl(policy: Tensor, ref: Tensor) -> Tensor:
+    return (policy.exp() * (policy - ref)).sum()
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_kl_estimators_are_unbiased(estimator: Any) -> None:
+    """Their expectation under the policy, enumerated over a vocabulary of six, is the KL."""
+    policy, ref = categorical(0), categorical(1)
+    estimate = kl_penalty(policy, ref, policy, SurrogateConfig(kl_estimator=estimator))
+    torch.testing.assert_close((policy.exp() * estimate).sum(), exact_kl(policy, ref))
+    assert estimator == "k1" or (estimate >= 0).all()
+
+
+def test_k2_has_the_gradient_of_the_kl() -> None:
+    """E[∇ k2] = ∇ KL under the policy's own samples."""
+    logits = categorical(0).requires_grad_()
+    policy, ref = logits.log_softmax(-1), categorical(1)
+    (expected,) = torch.autograd.grad(exact_kl(policy, ref), logits, retain_graph=True)
+    estimate = kl_penalty(policy, ref, policy.detach(), SurrogateConfig(kl_estimator="k2"))
+    (grad,) = torch.autograd.grad((policy.detach().exp() * estimate).sum(), logits)
+    torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_corrected_kl_is_unbiased_off_policy(estimator: Any) -> None:
+    """Samples from another policy: value and gradient are those of the KL; without the correction they are not."""
+    logits = categorical(0).requires_grad_()
+    policy, ref, old = logits.log_softmax(-1), categorical(1), categorical(2)
+    truth = exact_kl(policy, ref)
+    (expected,) = torch.autograd.grad(truth, logits, retain_graph=True)
+    for corrected in (True, False):
+        config = SurrogateConfig(kl_estimator=estimator, kl_correction=corrected)
+        value = (old.exp() * kl_penalty(policy, ref, old, config)).sum()
+        (grad,) = torch.autograd.grad(value, logits, retain_graph=True)
+        assert torch.allclose(value, truth) == corrected
+        assert torch.allclose(grad, expected) == corrected
+
+
+def test_the_penalty_lowers_the_surrogate() -> None:
+    """`s = clipped − β·kl`: the gradient pulls the policy towards the reference."""
+    policy = torch.tensor([-1.0], requires_grad=True)
+    ref, zero = torch.tensor([-2.0]), torch.tensor([0.0])
+    tokens = token_surrogate(policy, None, ref, None, zero, SurrogateConfig(kl_coef=0.5))
+    assert tokens.kl.item() == pytest.approx(math.exp(-1))
+    assert tokens.value.item() == pytest.approx(-0.5 * math.exp(-1))
+    tokens.value.sum().backward()
+    assert policy.grad is not None
+    assert policy.grad.item() == pytest.approx(-0.5 * (1 - math.exp(-1)))
+
+
+def test_kl_without_a_reference_is_refused() -> None:
+    with pytest.raises(ValueError, match="reference"):
+        token_surrogate(torch.zeros(1), None, None, None, torch.ones(1), SurrogateConfig(kl_coef=0.1))
+
+
+def test_sequence_ratio_is_the_geometric_mean_over_the_mask() -> None:
+    log_ratio = torch.tensor([[0.2, 9.0, 0.4], [9.0, 9.0, 9.0]])
+    mask = torch.tensor([[1, 0, 1], [0, 0, 0]])
+    torch.testing.assert_close(sequence_log_ratio(log_ratio, mask), torch.tensor([[0.3], [0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("correction", "level", "expected"),
+    [
+        ("truncate", "token", [[1.5, 2.0, 0.5]]),
+        ("mask", "token", [[1.5, 0.0, 0.5]]),
+        ("truncate", "sequence", [[2.0]]),
+        ("mask", "sequence", [[0.0]]),
+    ],
+)
+def test_importance_weights_by_hand(correction: Any, level: Any, expected: list[list[float]]) -> None:
+    """Ratios 1.5, 4 and 0.5 (product 3) under a cap of 2."""
+    old = torch.tensor([[1.5, 4.0, 0.5]]).log().requires_grad_()
+    config = SurrogateConfig(is_correction=correction, is_level=level, is_cap=2.0)
+    weights = importance_weights(old, torch.zeros(1, 3), torch.ones(1, 3), config)
+    assert weights is not None
+    torch.testing.assert_close(weights, torch.tensor(expected))
+    assert not weights.requires_grad
+
+
+def test_importance_weights_need_the_sampler_only_if_asked_for() -> None:
+    arguments = (torch.zeros(1, 2), None, torch.ones(1, 2))
+    assert importance_weights(*arguments, SurrogateConfig()) is None
+    with pytest.raises(ValueError, match="sampler's log-probabilities"):
+        importance_weights(*arguments, SurrogateConfig(is_correction="truncate"))
+
+
+def test_tokens_are_independent() -> None:
+    """A flat chunk gives what the whole gives: the fused head may call it slice by slice."""
+    generator = torch.Generator().manual_seed(5)
+    policy, old, ref, advantages = torch.randn(4, 3, 7, generator=generator).unbind()
+    config = SurrogateConfig(kl_coef=0.1, dual_clip=3.0)
+    whole = token_surrogate(policy, old, ref, None, advantages, config).value.flatten()
+    slices = [tensor.flatten().split(5) for tensor in (policy, old, ref, advantages)]
+    parts = [token_surrogate(p, o, r, None, a, config).value for p, o, r, a in zip(*slices, strict=True)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clip_low": 0.0}, "clip_low"),
+        ({"clip_low": 1.5}, "clip_low"),
+        ({"clip_high": -0.1}, "clip_high"),
+        ({"dual_clip": 1.1}, "1 . clip_high"),
+        ({"ratio_level": "word"}, "token, sequence"),
+        ({"kl_estimator": "k4"}, "k1, k2, k3"),
+        ({"kl_coef": -1.0}, "kl_coef"),
+        ({"is_correction": "clip"}, "truncate"),
+        ({"is_level": "batch"}, "is_level"),
+        ({"is_cap": 0.0}, "is_cap"),
+    ],
+)
+def test_refusals_say_what_to_change(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SurrogateConfig(**settings)
