@@ -11,6 +11,7 @@ already cached changes the shapes of the computation, thus its rounding, and a r
 from __future__ import annotations
 
 import gc
+import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -72,7 +73,7 @@ class VllmSampler:
         self.pad_token_id = pad_token_id
         self.max_model_len = min(settings.max_model_len, config.max_position_embeddings)
         self.last_sync: SyncReport | None = None
-        self._owns_process_group = not torch.distributed.is_initialized()
+        self._shares_process_group = torch.distributed.is_initialized()
         with process_unchanged(), tempfile.TemporaryDirectory() as folder:
             vllm = import_vllm()
             self._sampling_params = vllm.SamplingParams
@@ -91,8 +92,11 @@ class VllmSampler:
                 disable_log_stats=True,
                 kv_cache_memory_bytes=_kv_cache_bytes(settings),
                 gpu_memory_utilization=settings.gpu_memory_utilization,
+                distributed_executor_backend=_executor_backend(),
                 seed=0,
             )
+        if self._shares_process_group:
+            _keep_process_group(self._engine)
         self._engine_names: list[str] = self._engine.apply_model(_hugging_face_names)[0]
         self._source: nn.Module | None = None
 
@@ -164,8 +168,10 @@ class VllmSampler:
         ]
 
     def close(self) -> None:
-        """Drop the engine, and free its memory."""
-        if self._owns_process_group:
+        """Drop the engine and free its memory."""
+        if self._shares_process_group:
+            self._engine.llm_engine.model_executor.shutdown()
+        else:
             self._engine.llm_engine.engine_core.shutdown()
         del self._engine
         gc.collect()
@@ -192,6 +198,21 @@ def _kv_cache_bytes(settings: VllmSettings) -> int | None:
     if settings.kv_cache_gib is not None:
         return int(settings.kv_cache_gib * 2**30)
     return None if torch.cuda.is_available() else 2**30
+
+
+def _keep_process_group(engine: Any) -> None:
+    """Cancel vLLM's teardown on collection and at exit: it would destroy the process group, which is the trainer's."""
+    finalizer = getattr(engine.llm_engine.engine_core, "_finalizer", None)  # older versions in range have none
+    if finalizer is not None:
+        finalizer.detach()
+
+
+def _executor_backend() -> str | None:
+    """One engine per rank, on the rank's own device, inside the process group that training has built."""
+    if not torch.distributed.is_initialized():
+        return None
+    os.environ["RANK"] = str(torch.distributed.get_rank())  # Lightning's launcher sets LOCAL_RANK, vLLM reads both
+    return "external_launcher"
 
 
 def _require_supported_heads(config: Any) -> None:
