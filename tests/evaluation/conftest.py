@@ -1,0 +1,41 @@
+"""Evaluations whose verdicts are known, left on disk as a real one leaves them."""
+
+import pytest
+
+from lambda_grpo_pl.evaluation.records import EvaluationSettings, QuestionRecord, RecordWriter, merge
+
+
+def leave_records(folder, benchmark, verdicts, metric="accuracy", scores=None, template="plain"):
+    """Leave the records of an evaluation whose verdicts are known: one list of n verdicts per question."""
+    settings = EvaluationSettings(
+        benchmark=benchmark,
+        template="plain",
+        reward="math",
+        metric=metric,
+        num_samples=len(verdicts[0]),
+        temperature=0.6,
+        temperature=0.6,
+    )
+    with RecordWriter(folder / benchmark, settings) as writer:
+        for index, correct in enumerate(verdicts):
+            writer.add(
+                QuestionRecord(
+                    id=f"{benchmark}-{index}",
+                    index=index,
+                    answer="7",
+                    prompt="3+4?",
+                    completions=["7" if right else "8" for right in correct],
+                    extracted=["7" if right else "8" for right in correct],
+                    correct=correct,
+                    scores=scores[index] if scores else [float(right) for right in correct],
+                    status=["ok"] * len(correct),
+                    lengths=[10 + right for right in correct],
+                    truncated=[False] * len(correct),
+                )
+            )
+    merge(folder / benchmark)
+
+
+@pytest.fixture
+def evaluate():
+    return leave_records
