@@ -14,7 +14,6 @@ def leave_records(folder, benchmark, verdicts, metric="accuracy", scores=None, t
         metric=metric,
         num_samples=len(verdicts[0]),
         temperature=0.6,
-        temperature=0.6,
     )
     with RecordWriter(folder / benchmark, settings) as writer:
         for index, correct in enumerate(verdicts):
