@@ -1,1 +1,27 @@
-""""""
+"""Callbacks: what happens in text, and what only reads. Each writes one slot of the batch before the step, or none."""
+
+from lambda_grpo_pl.callbacks.evaluation import BenchmarkEvaluation, EvaluationSettings
+from lambda_grpo_pl.callbacks.export import HuggingFaceExport
+from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
+from lambda_grpo_pl.callbacks.plan import StartupPlan
+from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout
+from lambda_grpo_pl.callbacks.reward import RewardCallback
+from lambda_grpo_pl.callbacks.rollout import RolloutCallback
+from lambda_grpo_pl.callbacks.summary import RunSummary
+from lambda_grpo_pl.callbacks.table import CompletionsTable
+from lambda_grpo_pl.callbacks.timing import PhaseTimer
+
+__all__ = [
+    "BenchmarkEvaluation",
+    "CompletionsTable",
+    "DynamicSampling",
+    "EvaluationSettings",
+    "HeldoutRollout",
+    "HuggingFaceExport",
+    "PhaseTimer",
+    "PreferenceMonitor",
+    "RewardCallback",
+    "RolloutCallback",
+    "RunSummary",
+    "StartupPlan",
+]

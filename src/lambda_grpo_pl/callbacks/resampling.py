@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -11,19 +11,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lambda_grpo_pl.batch import Completions, Prompts, Rewards, RolloutBatch
+from lambda_grpo_pl.callbacks.lookup import find_callback
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
-
-CallbackType = TypeVar("CallbackType", bound=L.Callback)
-
-
-def find_callback(trainer: L.Trainer, kind: type[CallbackType]) -> CallbackType:
-    """The trainer's callback of a type, or a `ValueError` that names it."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, kind):
-            return callback
-    raise ValueError(f"{kind.__name__} is missing: add it to the trainer's callbacks.")
-
 
 def roll_out(
     trainer: L.Trainer,

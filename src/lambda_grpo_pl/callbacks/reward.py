@@ -30,8 +30,8 @@ class RewardCallback(L.Callback):
             on_failure: What a failed verifier trains as: reward 0, or left out of the loss.
             overlong_filter: Leave truncated responses out of the loss and of their group's statistics (DAPO, section 3.4).
         """
-        self.suite = RewardSuite(functions or [RewardSpec(name="math")], pool or PoolConfig(), on_failure)
-        self.overlong_filter = overlong_filter
+        self.pool = pool or PoolConfig()
+        self.suite = RewardSuite(functions or [RewardSpec(name="math")], self.pool, on_failure, overlong_filter)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
@@ -67,14 +67,12 @@ class RewardCallback(L.Callback):
         texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
         group = batch.group_size
         examples = [batch.prompts.examples[row // group] for row in range(len(texts))]
-        truncated = completions.truncated.tolist()
-        scores = suite.score(texts, examples, completions.lengths.tolist(), truncated)
+        scores = suite.score(texts, examples, completions.lengths.tolist(), completions.truncated.tolist())
         device = completions.ids.device
-        active = torch.tensor(scores.active, device=device)
         batch.rewards = Rewards(
             total=torch.tensor(scores.totals, dtype=torch.float32, device=device),
             correct=torch.tensor([verdict.correct for verdict in scores.verdicts], device=device),
-            active=active & ~completions.truncated if self.overlong_filter else active,
+            active=torch.tensor(scores.active, device=device),
             parts={name: torch.tensor(part, device=device) for name, part in scores.parts.items()},
         )
         return scores

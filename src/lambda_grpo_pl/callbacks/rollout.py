@@ -13,12 +13,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lambda_grpo_pl.batch import Completions, Prompts, RolloutBatch
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.sampling import (
-    EngineSettings,
     Sampler,
     SamplingSettings,
     TransformersSampler,
     VllmSampler,
+    VllmSettings,
     check_sync,
+    probe_sequences,
 )
 
 TRUNCATION_WARNING = 0.5
@@ -37,7 +38,7 @@ class RolloutCallback(L.Callback):
         self,
         sampler: Literal["auto", "vllm", "transformers"] = "auto",
         sampling: SamplingSettings | None = None,
-        engine: EngineSettings | None = None,
+        engine: VllmSettings | None = None,
         seed: int = 0,
         sync_tolerance: float | None = None,
     ) -> None:
@@ -48,11 +49,11 @@ class RolloutCallback(L.Callback):
             sampling: How training samples. `num_samples` is the group size G, `max_tokens` the response limit.
             engine: Memory and kernels of vLLM.
             seed: First number of every sampling seed.
-            sync_tolerance: Largest difference (nats) that the self-test accepts; null: 1e-3 in float32, 0.2 in lower precision.
+            sync_tolerance: Largest difference (nats) the self-test accepts; null: 1e-3 in float32, 0.2 in lower precision.
         """
         self.sampler_name = sampler
         self.sampling = sampling or SamplingSettings(num_samples=8)
-        self.engine = engine or EngineSettings()
+        self.engine = engine or VllmSettings()
         self.seed = seed
         self.sync_tolerance = sync_tolerance
         self.sampler: Sampler | None = None
@@ -117,7 +118,8 @@ class RolloutCallback(L.Callback):
             return
         with timed(pl_module, "sync") if trainer.training else nullcontext():
             self.sampler.sync(pl_module.policy)
-            gap = check_sync(self.sampler, pl_module.policy.sequence_logprobs, self._tolerance(trainer))
+            probe = probe_sequences(len(trainer.datamodule.tokenizer))  # type: ignore[attr-defined]
+            gap = check_sync(self.sampler, pl_module.policy.sequence_logprobs, probe, self._tolerance(trainer))
         if trainer.training:
             pl_module.log("sampler/sync_gap", gap)
         self._synced_at = trainer.global_step
@@ -134,7 +136,8 @@ class RolloutCallback(L.Callback):
             name = "vllm" if importlib.util.find_spec("vllm") else "transformers"
         if name == "transformers":
             return TransformersSampler([tokenizer.eos_token_id], tokenizer.pad_token_id)
-        return VllmSampler(pl_module.policy_config.path, self.engine)
+        config = pl_module.policy.causal_lm.config
+        return VllmSampler(config, [tokenizer.eos_token_id], tokenizer.pad_token_id, self.engine)
 
     def _log(self, pl_module: L.LightningModule, completions: Completions) -> None:
         lengths = completions.lengths.float()

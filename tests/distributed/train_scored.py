@@ -1,0 +1,70 @@
+"""Run by torchrun-like launches of the tests: fit on fixed scored batches, save what came out on the first rank.
+
+    python -m tests.distributed.train_scored FOLDER OUT STRATEGY DEVICES [CHECKPOINT]
+"""
+
+from __future__ import annotations
+
+import sys
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch.distributed.tensor import DTensor
+
+from lambda_grpo_pl.module import LambdaGRPO
+from lambda_grpo_pl.objective import PreferenceConfig
+from lambda_grpo_pl.policy import PolicyConfig
+from lambda_grpo_pl.settings import OptimizerConfig
+from tests.scored import ScoredData
+
+STRATEGIES = {
+    "auto": lambda: "auto",
+    "ddp": lambda: DDPStrategy(process_group_backend="gloo"),
+    "fsdp2": lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo"),
+}
+
+
+class Losses(L.Callback):
+    """Keeps λ and its slope after every step."""
+
+    def __init__(self) -> None:
+        self.path: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.path.append(float(trainer.callback_metrics["preference/slope"]))
+        self.path.append(float(trainer.callback_metrics["policy/gradient_norm"]))
+
+
+def whole(value: torch.Tensor) -> torch.Tensor:
+    return (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
+
+
+def main(folder: str, out: str, strategy: str, devices: str, checkpoint: str = "") -> None:
+    torch.set_num_threads(1)
+    policy = PolicyConfig(path=folder, tokens_per_micro_batch=60)
+    preference = PreferenceConfig(lr=10.0, contextual=True)
+    module = LambdaGRPO(policy, preference, optimizer=OptimizerConfig(lr=1e-3))
+    losses = Losses()
+    trainer = L.Trainer(
+        max_steps=3,
+        accelerator="cpu",
+        devices=int(devices),
+        strategy=STRATEGIES[strategy](),
+        logger=False,
+        callbacks=[losses],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=ScoredData())
+    state = {name: whole(value) for name, value in module.named_parameters()}
+    lams = trainer.strategy.all_gather(module.preference.lam.detach())
+    assert bool((lams == lams.flatten()[0]).all()), "λ differs between ranks"
+    if trainer.is_global_zero:
+        torch.save({"state": state, "path": losses.path}, out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
