@@ -152,7 +152,9 @@ class ArithmeticTask(Sequence[dict[str, str]]):
         if max_digits < 2:
             raise ValueError(f"max_digits is {max_digits}: the arithmetic task starts at 2 digits.")
         if size < 1 or (split != "train" and size > 2048):
-            raise ValueError(f"size is {size}: ask for 1 to 2048 questions of a held-out split (train has no upper end).")
+            raise ValueError(
+                f"size is {size}: ask for 1 to 2048 questions of a held-out split (train has no upper end)."
+            )
         self.rows = [
             {
                 "id": f"arithmetic-{split}-{index}",

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 from lambda_grpo_pl.tasks.arithmetic import STYLES, draw_problem, solve
@@ -57,7 +58,7 @@ class BaseModelConfig:
     batch_size: int = 32
     """Solutions a step."""
     learning_rate: float = 3e-3
-    """Peak of the cosine schedule."""
+    """Peak of AdamW's cosine schedule; Muon's is five times as high."""
     seed: int = 0
     """Seeds weights and warm-up data."""
 
@@ -118,17 +119,18 @@ def warm_up(config: BaseModelConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = _untrained(config, tokenizer).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, config.num_steps))
+    optimizers = _optimizers(model, config)
+    schedules = [LambdaLR(optimizer, lambda step: _cosine(step, config.num_steps)) for optimizer in optimizers]
     num_items = 24 * config.batch_size
     for input_ids, labels in _batches(config, tokenizer):
         # A constant divisor: a mean over each batch's own tokens would weigh short solutions up, as batches are sorted.
         loss = model(input_ids=input_ids, labels=labels, use_cache=False, num_items_in_batch=num_items).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
     return model.eval()
 
 
@@ -149,6 +151,18 @@ def _untrained(config: BaseModelConfig, tokenizer: PreTrainedTokenizerBase) -> Q
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+
+
+def _optimizers(model: Qwen2ForCausalLM, config: BaseModelConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices and AdamW for the rest, which learns more from the same minute than AdamW alone."""
+    matrices = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.ndim == 2 and "embed" not in name
+    }
+    rest = [parameter for name, parameter in model.named_parameters() if name not in matrices]
+    return [
+        torch.optim.Muon(matrices.values(), lr=5 * config.learning_rate, weight_decay=0.0),
+        torch.optim.AdamW(rest, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
 
 
 def _cosine(step: int, num_steps: int) -> float:
