@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from lambda_grpo_pl.rewards.extraction import extract_answer
-from lambda_grpo_pl.rewards.normalization import normalize, plain_text
+from lambda_grpo_pl.rewards.normalization import normalize, plain_text, tight
 from lambda_grpo_pl.rewards.quantities import read_quantity, same_quantity
 from lambda_grpo_pl.rewards.registry import register
 from lambda_grpo_pl.rewards.verdict import NO_ANSWER, Query, Verdict, Verifier, judged
@@ -58,7 +58,7 @@ class MathReward(Verifier):
 
 def settle(gold: str, answer: str) -> bool | None:
     """Decide normalised answers that need no algebra; None if they do."""
-    if gold.replace(" ", "") == answer.replace(" ", ""):
+    if tight(gold) == tight(answer):
         return True
     gold_number, answer_number = read_quantity(gold), read_quantity(answer)
     if gold_number is None or answer_number is None:
@@ -79,9 +79,9 @@ def _settle_words(gold: str, answer: str) -> bool | None:
 
 @register("numeric")
 class NumericReward:
-    """Is the completion's final answer the gold number? For arithmetic: exact, inline, without a computer algebra system.
+    """Is the completion's final answer the gold number? For arithmetic: exact, inline, no computer algebra.
 
-    Numbers, decimals, fractions and powers of ten are read; `tolerance` is an absolute difference that still counts as equal.
+    Reads integers, decimals, fractions and powers of ten; `tolerance` is an absolute difference that counts as equal.
     """
 
     def __init__(self, tolerance: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-r"""Where the answer stands in a completion. Every scan here is linear in the text: it runs inline on what a policy wrote.
+r"""Where the answer stands in a completion. Every scan here is linear in the text, for it runs inline.
 
 The order, first hit wins (argued in docs/verifier.md):
 
@@ -25,13 +25,14 @@ _LAYOUT = re.compile(
     r"(?:\s|[,;&$~]|\\[\[\](),;:! ]|\\\\|\\q?quad\b|\\(?:text|mathrm|textnormal)\s*\{\s*,?\s*(?:and|or)\s*\}|\band\b|\bor\b)*"
 )
 _HASH = re.compile(r"####[ \t]*(?P<answer>[^\n]*)")
-_VALUE = re.compile(r"[-+−–]?\s?[\d$€£¥\\({\[.√π]|[^\s:]+\s*\Z")
+_VALUE = re.compile(r"[-+−–]?\s?[\d$€£¥\\({\[.√π]")
 _CUE = re.compile(
     r"\banswers?\b\**[ \t]*(?:(?:is|are|was|be)\b[ \t]*:?|[:=]|(?=\$|\\\())|答案(?:是|为|：|:)", re.IGNORECASE
 )
 _SPECIAL_TOKEN = re.compile(r"<\|[^|<>\s]{1,40}\|>|</s>")
-_SENTENCE_END = re.compile(r"\n|[.!?。](?=\s|$)|\bI hope\b")
-_MATH = re.compile(r"\$\$?([^$\n]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_SENTENCE_END = re.compile(r"\n|(?<!\\)(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)[.!?。](?=\s|$)|\bI hope\b")
+_MATH = re.compile(r"(?<!\\)\$\$?((?:\\.|[^$\n\\])+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_JOINING_TEXT = re.compile(r"\\(?:text|mathrm|textnormal|mbox)\s*\{\s*,?\s*(?:and|or)\s*,?\s*\}")
 _MATH_JOIN = re.compile(r"\s*(?:,|;|\band\b|\bor\b|,\s*and\b|,\s*or\b)\s*")
 _PLAIN_WORD = re.compile(r"[A-Za-z]{2,}[,;:]?|a|I")
 
@@ -39,7 +40,7 @@ _PLAIN_WORD = re.compile(r"[A-Za-z]{2,}[,;:]?|a|I")
 def extract_answer(completion: str) -> str | None:
     """Return the final answer's text as written, a list joined by ", ", or None if the completion states none."""
     text = _SPECIAL_TOKEN.sub("", completion[-MAX_CHARS:])
-    head, closed, text = text.rpartition("</think>")
+    _thought, closed, text = text.rpartition("</think>")
     if not closed and "<think>" in text:
         return None
     if _ANY_BOX.search(text):
@@ -81,17 +82,18 @@ def _last_boxes(text: str) -> str | None:
 
 
 def _from_tag(text: str) -> str | None:
-    head, closed, _ = text.rpartition("</answer>")
-    _, opened, content = head.rpartition("<answer>")
+    before, closed, _after = text.rpartition("</answer>")
+    _start, opened, content = before.rpartition("<answer>")
     if not (closed and opened):
         return None
     return _from_cue(content) or _from_hash(content) or _unwrap(content) or None
 
 
 def _from_hash(text: str) -> str | None:
+    """The last `#### X`. A Markdown heading is none: X ends the text, or looks like a value."""
     for match in reversed(list(_HASH.finditer(text))):
         answer = match["answer"].strip(" #*")
-        if answer and _VALUE.match(answer):
+        if answer and (_VALUE.match(answer) or not text[match.end() :].strip()):
             return _leading_value(answer)
     return None
 
@@ -122,25 +124,21 @@ def _math_list(sentence: str) -> str:
 
 def _leading_value(phrase: str) -> str:
     """Cut an explanation off: of "42 because 6 times 7 is 42" the value is 42; words alone stay as they are."""
-    phrase = _unwrap(phrase)
+    phrase = _unwrap(_JOINING_TEXT.sub(" and ", phrase))
     head, subject, tail = phrase.rpartition(" is ")
-    if subject and not any(character.isdigit() for character in _unformatted(head)):
+    if subject and not any(map(str.isdigit, _MATH.sub("", head))):
         phrase = _unwrap(tail)
-    math = _MATH.match(phrase)
-    if math:
+    if _MATH.match(phrase):
         return _math_list(phrase)
     kept: list[str] = []
     for word in phrase.split():
-        if _PLAIN_WORD.fullmatch(word) and word not in ("and", "or") and any(map(str.isdigit, "".join(kept))):
+        so_far = " ".join(kept)
+        explains = _PLAIN_WORD.fullmatch(word) and word not in ("and", "or") and so_far.count("{") <= so_far.count("}")
+        if explains and any(map(str.isdigit, so_far)):
             break
         kept.append(word)
-    value = " ".join(kept) if kept else phrase
+    value = " ".join(kept)
     return re.sub(r",?\s+(?:or|and)\s+", ", ", value) if any(map(str.isdigit, value)) else value
-
-
-def _unformatted(text: str) -> str:
-    """The prose of a text, its formulas left out."""
-    return _MATH.sub("", text)
 
 
 def _unwrap(text: str) -> str:

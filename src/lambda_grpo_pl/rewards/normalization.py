@@ -17,8 +17,10 @@ _SYMBOLS = {
     "±": r"\pm ", "°": r"^\circ ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ",
     "∖": r" \setminus ", "ℝ": r"\mathbb{R}", "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "≈": r" \approx ",
 }  # fmt: skip
-_FRACTIONS = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5",
-              "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}  # fmt: skip
+_FRACTIONS = {
+    "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5",
+    "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8",
+}  # fmt: skip
 
 _TEXT = r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mbox|operatorname|rm|bf)"
 _TEXT_GROUP = re.compile(_TEXT + r"\*?\s*\{([^{}]*)\}")
@@ -26,67 +28,15 @@ _JOINING_TEXT = re.compile(_TEXT + r"\s*\{\s*,?\s*(?:and|or)\s*,?\s*\}")
 _PERCENT = re.compile(r"\s*(?:\\?%|" + _TEXT + r"\s*\{\s*(?:percent|%|\\%|pct)\s*\}|\b(?:percent|pct)\b)")
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|\d))?"
 _UNIT_TEXT = re.compile(r"(?<=[\w})\]])\s*(?:\\[,;: ]|~)?\s*" + _TEXT + r"\s*\{[^{}]*\}" + _POWER + r"\s*$")
-_UNIT_NAMES = [
-    "cm",
-    "mm",
-    "km",
-    "nm",
-    "m",
-    "g",
-    "kg",
-    "mg",
-    "lb",
-    "lbs",
-    "oz",
-    "ft",
-    "yd",
-    "mi",
-    "mph",
-    "kph",
-    "km/h",
-    "m/s",
-    "s",
-    "ms",
-    "min",
-    "h",
-    "hr",
-    "hrs",
-    "L",
-    "mL",
-    "ml",
-    "J",
-    "kJ",
-    "N",
-    "W",
-    "kW",
-    "V",
-    "A",
-    "Hz",
-    "Pa",
-    "K",
-    "C",
-    "F",
-    "mol",
-    "eV",
-    "MeV",
-    "rad",
-    "deg",
-    "units",
-    "unit",
-    "sq",
-    "in",
-    "pm",
-    "am",
-    "USD",
-    "EUR",
-    "RMB",
-    "cents",
-]
+_UNIT = "|".join(
+    "km/h m/s kmph mph kph cm mm km nm kg mg lbs lb oz ft yd mi ms min hrs hr mL ml kJ kW Hz Pa mol MeV eV rad deg"
+    " units unit sq in pm am USD EUR RMB cents".split()
+)
+_BARE_UNIT = re.compile(rf"(?<=[\d}}])\s*(?:{_UNIT}){_POWER}\.?$|(?<=[\d}}])\s+[mgshLJNWVAKCF]{_POWER}$")
+_WORD = rf"\s+(?!(?:and|or)\b)(?=[a-z/^]*[aeiou])[A-Za-z]{{3,}}{_POWER}\.?"
 _UNIT_WORDS = re.compile(
-    r"(?<=[\d}])\s*(?:" + "|".join(map(re.escape, sorted(_UNIT_NAMES, key=len, reverse=True))) + r")" + _POWER + r"\.?$"
-    r"|(?<=[\d})])(?:\s+(?!(?:and|or)\b)(?=[a-z/^]*[aeiou])[A-Za-z]{3,}" + _POWER + r"\.?)+(?:\s*(?:per|of|/)\s*[A-Za-z]+)*$"
-    r"|(?<=[\d}])\s+(?:square|cubic|sq|cu)\.?\s+[A-Za-z]+$"
-)  # fmt: skip
+    rf"(?<=[\d}})])(?:{_WORD})+(?:\s*(?:per|of|/)\s*[A-Za-z]+)*$|(?<=[\d}}])\s+(?:square|cubic|sq|cu)\.?\s+[A-Za-z]+$"
+)
 _DEGREES = re.compile(r"\s*(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree\b|\\circ\b)\s*(?:[CF]\b)?")
 _CURRENCY = re.compile(r"\\\$|[$€£¥₹]|(?:\bUSD|\bRs\.?|\bEUR)\s*(?=\d)")
 _THOUSANDS_MARK = re.compile(r"\{,\}|,\\!\s*|,\{\}")
@@ -98,6 +48,12 @@ _BOTTOM = re.compile(r"\\frac\s*(\{[^{}]*\})\s*(\\[A-Za-z]+|\w)")
 _TRIG_DEGREES = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc))\s*[({]?\s*(\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*\\circ\s*\}?)\s*[)}]?"
 )
+_FREE_SPACE = re.compile(r"(?<!\d) | (?!\d)")
+_MAGNITUDE = re.compile(
+    r"(?<=\d)\s*(?:\\ )?(" + _TEXT + r"\s*\{)?\s*(thousand|million|billion|trillion)s?\b", re.IGNORECASE
+)
+_EXPONENTS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_EMPTY_SET = re.compile(r"\\varnothing\b|\\\{\s*\\\}|\{\s*\}$")
 _SINGLE_BRACE = re.compile(r"([_^])\s*\{\s*(\w)\s*\}")
 
 
@@ -111,13 +67,20 @@ def normalize(answer: str) -> str:
     text = _PERCENT.sub(r"\\%", _JOINING_TEXT.sub(" , ", text)) if "," in text else _PERCENT.sub(r"\\%", text)
     text = _CURRENCY.sub("", text)
     text = _SPACING.sub(" ", text)
+    text = _MAGNITUDE.sub(_power_of_ten, text)
     text = _without_units(text.strip())
+    text = _EMPTY_SET.sub(r"\\emptyset", text)
     text = _E_NOTATION.sub(r"\1 \\times 10^{\2}", text)
     text = _BOTTOM.sub(r"\\frac\1{\2}", _TOP.sub(r"\\frac{\1}", text))
     text = _TRIG_DEGREES.sub(r"\1(\\frac{\2\\pi}{180})", text)
     text = text.replace("\\langle", "(").replace("\\rangle", ")")
     text = _SINGLE_BRACE.sub(r"\1\2", text)
     return re.sub(r"\s+", " ", _strip_delimiters(text))
+
+
+def tight(normalized: str) -> str:
+    """Without the spaces that mean nothing: those between two digits stay, `1 2` is not 12."""
+    return _FREE_SPACE.sub("", normalized)
 
 
 def plain_text(answer: str) -> str:
@@ -141,6 +104,11 @@ def _ascii(text: str) -> str:
     return unicodedata.normalize("NFKC", text)
 
 
+def _power_of_ten(magnitude: re.Match[str]) -> str:
+    """Spell "million" as a power of ten, in front of the rest of its text command if it stands in one."""
+    return rf" \times 10^{{{_EXPONENTS[magnitude[2].lower()]}}}" + (magnitude[1] or "")
+
+
 def _strip_delimiters(text: str) -> str:
     """Strip space, formula delimiters, a box around the whole and closing punctuation."""
     while True:
@@ -160,7 +128,7 @@ def _without_units(text: str) -> str:
     """Drop a unit behind a value; `\\text{…}` that is the whole answer, and "and"/"or", stay."""
     if not _JOINING_TEXT.search(text):
         text = _UNIT_TEXT.sub("", text)
-    text = _UNIT_WORDS.sub("", text)
+    text = _UNIT_WORDS.sub("", _BARE_UNIT.sub("", text))
     if not re.search(r"\\?(?:sin|cos|tan|cot|sec|csc)", text):
         text = _DEGREES.sub("", text)
     whole = _TEXT_GROUP.fullmatch(text)
