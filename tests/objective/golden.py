@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lambda_grpo_pl.objective import LengthPreference, PreferenceConfig
+from lambda_grpo_pl.objective import LEARNABLE, LengthPreference, PreferenceConfig, count_tokens
+
+from .strategies import MAX_LENGTH
 
 DATA = Path(__file__).parents[1] / "data" / "objective"
 CASES = sorted(path.stem for path in DATA.glob("p*.json"))
@@ -61,3 +63,13 @@ def preference(lam: float, **settings: Any) -> LengthPreference:
     model = LengthPreference(PreferenceConfig(bound=max(5.0, abs(lam)), **settings)).double()
     model.lam.data.fill_(lam)
     return model
+
+
+def build(family: str, lam: float = 0.0, **settings: object) -> LengthPreference:
+    learnable = family in LEARNABLE
+    learn = "surrogate" if learnable else "fixed"
+    return preference(lam if learnable else 0.0, family=family, learn=learn, max_length=MAX_LENGTH, **settings)
+
+
+def weigh(model: LengthPreference, lengths: Tensor, active: Tensor | None = None) -> Tensor:
+    return model(lengths, count_tokens(lengths, active).mean_length, active)

@@ -1,17 +1,14 @@
-"""Properties of f and its λ."""
+"""λ itself: its floor on the effective sample size, its bound, its precision, its context."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
 
 from lambda_grpo_pl.objective import (
-    FAMILIES,
     LEARNABLE,
-    GroupLengths,
     LengthPreference,
     PreferenceConfig,
     context_features,
@@ -20,177 +17,8 @@ from lambda_grpo_pl.objective import (
     preference_objective,
 )
 
-from .golden import preference
-from .strategies import MAX_LENGTH, Group, for_all, groups
-
-LAMBDAS = st.floats(-5, 5)
-MEAN_ONE = ("uniform", "delta_l", "power_softmax", "linear", "relative_power")
-
-
-def build(family: str, lam: float = 0.0, **settings: object) -> LengthPreference:
-    learnable = family in LEARNABLE
-    learn = "surrogate" if learnable else "fixed"
-    return preference(lam if learnable else 0.0, family=family, learn=learn, max_length=MAX_LENGTH, **settings)
-
-
-def weigh(model: LengthPreference, lengths: Tensor, active: Tensor | None = None) -> Tensor:
-    return model(lengths, count_tokens(lengths, active).mean_length, active)
-
-
-@pytest.mark.parametrize("family", LEARNABLE)
-@for_all(group=groups())
-def test_lambda_zero_is_uniform(family: str, group: Group) -> None:
-    """λ = 0 is DAPO, to the last bit but one."""
-    weights = weigh(build(family), group.lengths, group.active)
-    torch.testing.assert_close(weights, group.active.double(), rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize("family", MEAN_ONE)
-@for_all(group=groups(), lam=LAMBDAS)
-def test_weights_have_mean_one_over_the_active_responses(family: str, group: Group, lam: float) -> None:
-    weights = weigh(build(family, lam), group.lengths, group.active)
-    torch.testing.assert_close(weights.sum(-1), group.active.sum(-1).double())
-    assert (weights >= 0).all()
-    assert (weights[~group.active] == 0).all()
-
-
-@pytest.mark.parametrize("family", MEAN_ONE)
-@for_all(length=st.integers(0, MAX_LENGTH), size=st.integers(1, 9), lam=LAMBDAS)
-def test_equal_lengths_are_uniform(family: str, length: int, size: int, lam: float) -> None:
-    weights = weigh(build(family, lam), torch.full((2, size), length))
-    torch.testing.assert_close(weights, torch.ones(2, size, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@for_all(group=groups(), lam=LAMBDAS, seed=st.integers(0, 99))
-def test_permutation_equivariance(family: str, group: Group, lam: float, seed: int) -> None:
-    order = torch.randperm(group.lengths.shape[1], generator=torch.Generator().manual_seed(seed))
-    model = build(family, lam)
-    permuted = weigh(model, group.lengths[:, order], group.active[:, order])
-    torch.testing.assert_close(permuted, weigh(model, group.lengths, group.active)[:, order])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@for_all(group=groups(), lam=LAMBDAS)
-def test_inactive_lengths_have_no_say(family: str, group: Group, lam: float) -> None:
-    model = build(family, lam)
-    changed = torch.where(group.active, group.lengths, 99_999)
-    ours, theirs = weigh(model, group.lengths, group.active), weigh(model, changed, group.active)
-    torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize("family", LEARNABLE)
-@for_all(group=groups(min_size=2, all_active=True), lam=st.floats(0.01, 5), sign=st.sampled_from([-1, 1]))
-def test_positive_lambda_prefers_long_responses(family: str, group: Group, lam: float, sign: int) -> None:
-    weights = weigh(build(family, sign * lam), group.lengths)
-    longer = group.lengths[:, :, None] > group.lengths[:, None, :]
-    difference = (weights[:, :, None] - weights[:, None, :]) * sign
-    assert (difference[longer] >= -1e-12).all()
-    spread = group.lengths.double().std(-1, correction=0) > 1
-    assert (weights.amax(-1)[spread] > 1 + 1e-9).all()
-
-
-@pytest.mark.parametrize("family", LEARNABLE)
-@for_all(group=groups(), lam=st.floats(-4.9, 4.9))
-def test_derivative_closed_form_equals_autograd(family: str, group: Group, lam: float) -> None:
-    model = build(family, lam)
-    count = count_tokens(group.lengths, group.active, "group")
-    closed = model.derivative(group.lengths, count.mean_length, group.active)
-    objective = preference_objective(model, group.surrogates, group.lengths, count, group.active)
-    (slope,) = torch.autograd.grad(objective, model.lam)
-    expected = (closed * group.surrogates / count.denominator).sum()
-    torch.testing.assert_close(slope, expected, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("family", LEARNABLE)
-@for_all(group=groups(), lam=st.floats(-4, 4))
-def test_derivative_equals_finite_difference(family: str, group: Group, lam: float) -> None:
-    step = 1e-5
-    floored = FAMILIES[family].floored
-    up, middle, down = (build(family, lam + shift) for shift in (step, 0.0, -step))
-    if floored is not None and family == "linear":
-        # The floor has a kink: a difference quotient across it is neither slope.
-        masks = [floored_responses(model, group) for model in (up, down)]
-        assume(torch.equal(*masks))
-    arguments = (group.lengths, count_tokens(group.lengths, group.active).mean_length, group.active)
-    quotient = (up(*arguments) - down(*arguments)).detach() / (2 * step)
-    torch.testing.assert_close(middle.derivative(*arguments), quotient, rtol=1e-5, atol=1e-5)
-
-
-def floored_responses(model: LengthPreference, group: Group) -> Tensor:
-    assert model.family.floored is not None
-    lengths = GroupLengths.of(group.lengths, torch.ones(()), group.active)
-    return model.family.floored(lengths, model.lam.detach(), model.config)
-
-
-def test_lambda_gradient_follows_the_length_advantage_correlation() -> None:
-    """On-policy S = ℓ A: where long responses are better λ rises, where they are worse it falls."""
-    lengths = torch.tensor([[100, 200, 300, 400]])
-    advantages = torch.tensor([[-1.0, -0.5, 0.5, 1.0]], dtype=torch.float64)
-    for family in LEARNABLE:
-        for sign in (1, -1):
-            model = build(family)
-            preference_objective(model, sign * advantages * lengths, lengths, count_tokens(lengths)).backward()
-            assert model.lam.grad is not None
-            assert model.lam.grad * sign > 0
-
-
-def test_linear_has_the_slope_of_power_softmax_at_zero_up_to_second_order() -> None:
-    """`ln h = r z − (r z)²/2 + …`: with a small r the two families start alike."""
-    lengths = torch.tensor([[100, 220, 300, 480]])
-    mean_length = count_tokens(lengths).mean_length
-    power, line = (build(family, r=1e-4).derivative(lengths, mean_length) for family in ("power_softmax", "linear"))
-    torch.testing.assert_close(power, line, rtol=1e-3, atol=1e-7)
-
-
-@for_all(group=groups(all_active=True))
-def test_grpo_is_the_mean_of_per_response_means(group: Group) -> None:
-    """Σ f S / Z = (1/N) Σ S/ℓ with one count, and the mean over prompts of it with a count per prompt."""
-    lengths = group.lengths.clamp(min=1)
-    for scope in ("global", "group"):
-        count = count_tokens(lengths, scope=scope)
-        total = preference_objective(build("grpo"), group.surrogates, lengths, count)
-        torch.testing.assert_close(total, (group.surrogates / lengths).mean())
-
-
-@for_all(group=groups(all_active=True))
-def test_dr_grpo_divides_the_sum_by_a_constant(group: Group) -> None:
-    lengths = group.lengths.clamp(min=1)
-    total = preference_objective(build("dr_grpo"), group.surrogates, lengths, count_tokens(lengths))
-    torch.testing.assert_close(total, group.surrogates.sum() / (lengths.numel() * MAX_LENGTH))
-
-
-@for_all(group=groups(all_active=True))
-def test_relative_power_contains_grpo_and_delta_l(group: Group) -> None:
-    """λ = −1 is GRPO times the group's harmonic over its arithmetic mean length; λ = −α is ΔL."""
-    lengths = group.lengths.clamp(min=1)
-    mean_length = count_tokens(lengths, scope="group").mean_length
-    harmonic = lengths.shape[1] / (1 / lengths.double()).sum(-1, keepdim=True)
-    grpo = build("grpo")(lengths, mean_length) * harmonic / mean_length
-    torch.testing.assert_close(build("relative_power", -1.0)(lengths, mean_length), grpo)
-    delta_l = build("delta_l", alpha=0.75)(lengths, mean_length)
-    torch.testing.assert_close(build("relative_power", -0.75)(lengths, mean_length), delta_l)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("lam", [-5.0, -1.0, 0.0, 1.0, 5.0])
-@pytest.mark.parametrize(
-    "lengths",
-    [[[7]], [[0]], [[5] * 4], [[0] * 4], [[1] * 4], [[1] + [200] * 15], [[3000] + [1] * 99], [[1] + [3000] * 99]],
-    ids=["G1", "empty", "equal", "all-empty", "ones", "h<=0", "G100-long", "G100-h<=0"],
-)
-def test_nothing_is_nan(family: str, lam: float, lengths: list[list[int]]) -> None:
-    """G = 1, σ = 0, ℓ ∈ {0, 1}, h ≤ 0 and λ at its bounds: f, df/dλ and λ's gradient stay finite, in float32 λ too."""
-    model = build(family, lam, r=0.3).float()
-    tensor = torch.tensor(lengths)
-    for active in (torch.ones_like(tensor, dtype=torch.bool), torch.zeros_like(tensor, dtype=torch.bool)):
-        count = count_tokens(tensor, active, "group")
-        objective = preference_objective(model, torch.ones_like(tensor).double(), tensor, count, active)
-        assert objective.isfinite()
-        assert model.derivative(tensor, count.mean_length, active).isfinite().all()
-        if family in LEARNABLE:
-            (slope,) = torch.autograd.grad(objective, model.lam)
-            assert slope.isfinite()
+from .golden import build, preference, weigh
+from .strategies import Group, for_all, groups
 
 
 def test_a_response_below_the_floor_does_not_stop_lambda() -> None:
