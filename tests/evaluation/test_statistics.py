@@ -5,14 +5,15 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from lambda_grpo_pl.evaluation.statistics import (
+    average_interval,
     best_at_k,
     bootstrap_interval,
-    bootstrap_p_value,
+    compare_averages,
     compare_paired,
     holm,
     majority_vote,
@@ -22,6 +23,7 @@ from lambda_grpo_pl.evaluation.statistics import (
 )
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.data())
 def test_pass_at_k_is_the_closed_form(n, data):
     correct, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
@@ -33,6 +35,7 @@ def test_pass_at_k_survives_thousands_of_samples():
     assert pass_at_k(10_000, [0, 1, 10_000], 5_000).tolist() == pytest.approx([0.0, 0.5, 1.0], abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=7), st.data())
 def test_best_at_k_is_the_mean_over_all_subsets(scores, data):
     k = data.draw(st.integers(1, len(scores)))
@@ -125,6 +128,7 @@ def test_nothing_to_average_is_refused():
         bootstrap_interval([0.0, float("nan")])
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_mcnemar_is_the_exact_binomial_test(lost, won):
     reference = stats.binomtest(lost, lost + won).pvalue if lost + won else 1.0
@@ -141,7 +145,7 @@ def test_p_value_is_uniform_when_nothing_differs():
     p_values = []
     for trial in range(800):
         first, second = random.random((2, 150)) < 0.4
-        p_values.append(bootstrap_p_value(second * 1.0 - first, num_resamples=500, seed=trial))
+        p_values.append(compare_paired(first, second, num_resamples=500, seed=trial).p_bootstrap)
     assert 0.03 <= np.mean(np.array(p_values) < 0.05) <= 0.07
     assert 0.42 <= np.mean(np.array(p_values) < 0.5) <= 0.58
 
@@ -170,6 +174,28 @@ def test_graded_scores_have_no_mcnemar_and_unequal_sizes_no_pairing():
     assert compare_paired([0.0, 0.5], [1.0, 0.25]).p_mcnemar is None
     with pytest.raises(ValueError, match="cannot be paired"):
         compare_paired([0.0], [1.0, 0.0])
+
+
+def test_an_average_weighs_benchmarks_and_not_questions():
+    small, large = np.arange(30) < 15, np.arange(3000) < 300
+    found = average_interval([small, large])
+    assert found.mean == pytest.approx(0.3)
+    spread = np.hypot(0.5 / 30**0.5, 0.3 / 3000**0.5) / 2
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * spread, rel=0.05)
+    assert average_interval([small]) == bootstrap_interval(small)
+    assert average_interval([np.zeros(30), np.zeros(50)]).high > 0.03
+
+
+def test_averages_are_compared_on_the_same_questions():
+    first = [np.arange(50) < 20, np.arange(200) < 100]
+    second = [np.arange(50) < 26, np.arange(200) < 112]
+    found = compare_averages(first, second)
+    assert found.difference.mean == pytest.approx((0.12 + 0.06) / 2)
+    assert found.difference.low > 0
+    assert found.p_bootstrap < 0.01
+    assert found.p_mcnemar is None
+    assert found.num_questions == 250
+    assert compare_averages(first, first).p_bootstrap == 1.0
 
 
 def test_holm_by_hand():

@@ -108,22 +108,21 @@ def bootstrap_interval(
 
     `values` is [Q]. Raises `ValueError` for no question or for values that are not finite.
     """
-    questions = _questions(values)
-    mean = float(questions.mean())
-    if np.ptp(questions) == 0:
-        degenerate = 0 <= mean <= 1
-        return (
-            wilson_interval(mean * questions.size, questions.size, confidence) if degenerate else Interval(*[mean] * 3)
-        )
-    points, levels = _mid_distribution(_resampled_means(questions, num_resamples, seed))
-    centred = questions - mean
-    acceleration = float((centred**3).sum() / (6 * (centred**2).sum() ** 1.5))
-    bias = NORMAL.inv_cdf(float(np.clip(np.interp(mean, points, levels), 1e-6, 1 - 1e-6)))
-    bounds = []
-    for side in ((1 - confidence) / 2, (1 + confidence) / 2):
-        shifted = bias + NORMAL.inv_cdf(side)
-        bounds.append(float(np.interp(NORMAL.cdf(bias + shifted / (1 - acceleration * shifted)), levels, points)))
-    return Interval(mean, bounds[0], bounds[1])
+    return average_interval([values], confidence, num_resamples, seed)
+
+
+def average_interval(
+    benchmarks: Sequence[ArrayLike], confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> Interval:
+    """Return the plain average over benchmarks with that interval; each benchmark is resampled by itself."""
+    strata = [_questions(values) for values in benchmarks]
+    if any(np.ptp(stratum) > 0 for stratum in strata):
+        return _bca(strata, confidence, num_resamples, seed)
+    bounds = [
+        wilson_interval(stratum.sum(), stratum.size, confidence) if 0 <= stratum[0] <= 1 else [stratum[0]] * 3
+        for stratum in strata
+    ]
+    return Interval(*np.mean(bounds, axis=0).tolist())
 
 
 def compare_paired(
@@ -132,36 +131,31 @@ def compare_paired(
     """Compare two runs on the same questions, `first` [Q] and `second` [Q] in the same order.
 
     The difference's interval and p-value come from resampling questions, both runs at once; where every value is 0 or 1
-    McNemar's exact test is reported beside them.
+    McNemar's exact test is reported beside them. Raises `ValueError` where the two have different numbers of questions.
     """
-    before, after = _questions(first), _questions(second)
-    if before.shape != after.shape:
-        raise ValueError(
-            f"{before.size} and {after.size} questions cannot be paired: keep those that both runs answered."
-        )
-    differences = after - before
-    if np.ptp(differences) == 0:
-        constant = float(differences[0])
-        interval = Interval(constant, constant, constant)
-    else:
-        interval = bootstrap_interval(differences, confidence, num_resamples, seed)
-    binary = bool(np.isin(np.concatenate([before, after]), (0.0, 1.0)).all())
-    p_mcnemar = mcnemar(int((differences < 0).sum()), int((differences > 0).sum())) if binary else None
-    return Comparison(interval, bootstrap_p_value(differences, num_resamples, seed), p_mcnemar, before.size)
+    return compare_averages([first], [second], confidence, num_resamples, seed)
 
 
-def bootstrap_p_value(differences: ArrayLike, num_resamples: int = NUM_RESAMPLES, seed: int = 0) -> float:
-    """Return the two-sided p-value of a mean difference of 0, from [Q] differences per question.
-
-    The differences are shifted to mean 0 (the null hypothesis) and resampled; p is the share of resampled means at
-    least as far from 0 as the observed one, counting the observed one itself (Davison and Hinkley 1997, §4.4).
-    """
-    questions = _questions(differences)
-    observed = abs(float(questions.mean()))
-    if np.ptp(questions) == 0:
-        return 1.0 if observed == 0 else 2.0 ** (1 - questions.size)  # no spread to resample: the sign test
-    means = _resampled_means(questions - questions.mean(), num_resamples, seed)
-    return float((np.count_nonzero(np.abs(means) >= observed - 1e-12) + 1) / (num_resamples + 1))
+def compare_averages(
+    first: Sequence[ArrayLike],
+    second: Sequence[ArrayLike],
+    confidence: float = 0.95,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two runs' plain averages over benchmarks, paired by question inside each benchmark."""
+    before, after = [_questions(values) for values in first], [_questions(values) for values in second]
+    sizes = [(one.size, other.size) for one, other in zip(before, after, strict=True)]
+    if any(one != other for one, other in sizes):
+        raise ValueError(f"Runs with {sizes} questions cannot be paired: keep the questions that both answered.")
+    strata = [other - one for one, other in zip(before, after, strict=True)]
+    mean = float(np.mean([stratum.mean() for stratum in strata]))
+    flat = all(np.ptp(stratum) == 0 for stratum in strata)
+    interval = Interval(mean, mean, mean) if flat else _bca(strata, confidence, num_resamples, seed)
+    pooled = np.concatenate(strata)
+    binary = len(strata) == 1 and bool(np.isin([before[0], after[0]], (0.0, 1.0)).all())
+    p_mcnemar = mcnemar(int((pooled < 0).sum()), int((pooled > 0).sum())) if binary else None
+    return Comparison(interval, _p_value(strata, num_resamples, seed), p_mcnemar, pooled.size)
 
 
 def mcnemar(num_lost: int, num_won: int) -> float:
@@ -184,7 +178,40 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _resampled_means(questions: Floats, num_resamples: int, seed: int) -> Floats:
+def _bca(strata: Sequence[Floats], confidence: float, num_resamples: int, seed: int) -> Interval:
+    """Return the BCa interval of the mean of the strata's means, at least one of which varies."""
+    mean = float(np.mean([stratum.mean() for stratum in strata]))
+    points, levels = _mid_distribution(_resampled_averages(strata, num_resamples, seed))
+    influence = np.concatenate([(stratum - stratum.mean()) / stratum.size for stratum in strata])
+    acceleration = float((influence**3).sum() / (6 * (influence**2).sum() ** 1.5))
+    bias = NORMAL.inv_cdf(float(np.clip(np.interp(mean, points, levels), 1e-6, 1 - 1e-6)))
+    bounds = []
+    for side in ((1 - confidence) / 2, (1 + confidence) / 2):
+        shifted = bias + NORMAL.inv_cdf(side)
+        bounds.append(float(np.interp(NORMAL.cdf(bias + shifted / (1 - acceleration * shifted)), levels, points)))
+    return Interval(mean, bounds[0], bounds[1])
+
+
+def _p_value(strata: Sequence[Floats], num_resamples: int, seed: int) -> float:
+    """Return the two-sided p-value of an average difference of 0.
+
+    The differences are shifted to mean 0 (the null hypothesis) and resampled; p is the share of resampled means at
+    least as far from 0 as the observed one, counting the observed one itself (Davison and Hinkley 1997, §4.4).
+    """
+    observed = abs(float(np.mean([stratum.mean() for stratum in strata])))
+    if all(np.ptp(stratum) == 0 for stratum in strata):  # nothing to resample: the sign test
+        return 1.0 if observed == 0 else 2.0 ** (1 - sum(stratum.size for stratum in strata))
+    means = _resampled_averages([stratum - stratum.mean() for stratum in strata], num_resamples, seed)
+    return float((np.count_nonzero(np.abs(means) >= observed - 1e-12) + 1) / (num_resamples + 1))
+
+
+def _resampled_averages(strata: Sequence[Floats], num_resamples: int, seed: int) -> Floats:
+    """Return `num_resamples` averages over strata, each stratum's questions drawn with replacement."""
+    draws = [_resampled_means(stratum, num_resamples, [seed, i]) for i, stratum in enumerate(strata)]
+    return np.asarray(np.mean(draws, axis=0), dtype=np.float64)
+
+
+def _resampled_means(questions: Floats, num_resamples: int, seed: Sequence[int]) -> Floats:
     """Return the means of `num_resamples` draws of Q questions with replacement.
 
     Only how often each distinct value is drawn matters, so one multinomial over distinct values stands for Q draws.
