@@ -168,3 +168,16 @@ def test_running_moments_match_the_data_on_any_number_of_ranks() -> None:
     rank.update_moments(halves[0], lambda _: sums[0] + sums[1])
     for name, buffer in model.moments.named_buffers():
         torch.testing.assert_close(rank.state_dict()[f"moments.{name}"], buffer)
+
+
+def test_prompts_without_an_active_response_leave_the_moments_alone() -> None:
+    """Nothing of such a prompt is known; an update of none of the others changes nothing either."""
+    model, lengths, features = contextual([0.0] * 4)
+    expected, _, _ = contextual([0.0] * 4)
+    active = torch.ones_like(lengths, dtype=torch.bool)
+    active[4:] = False
+    model.update_moments(features, active=active)
+    expected.update_moments(features[:4])
+    model.update_moments(features, active=torch.zeros_like(active))
+    for ours, theirs in zip(model.moments.buffers(), expected.moments.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs * (0.99 if ours.dim() == 0 else 1))

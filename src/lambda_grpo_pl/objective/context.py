@@ -43,14 +43,14 @@ class RunningMoments(nn.Module):
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("variance", torch.zeros(num_features))
 
-    def update(self, features: Tensor, reduce: Callable[[Tensor], Tensor]) -> None:
-        """Merge one step's [B, K] features; `reduce` adds a [1 + 2K] vector over ranks."""
-        values = widen(features)
-        num_rows = torch.full_like(values[:1, 0], len(values))
+    def update(self, features: Tensor, counts: Tensor, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Merge one step's [B, K] features where `counts` [B] is True; `reduce` adds a [1 + 2K] vector over ranks."""
+        values = widen(features)[counts]
+        num_rows = widen(counts.sum())[None]
         sums = reduce(torch.cat([num_rows, values.sum(0), values.square().sum(0)]))
-        rows, (mean, squares) = sums[0].clamp(min=1), sums[1:].view(2, -1) / sums[0].clamp(min=1)
+        rows, (mean, squares) = sums[0], sums[1:].view(2, -1) / sums[0].clamp(min=1)
         variance = (squares - mean.square()).clamp(min=0)
-        share = rows / (FORGETTING * self.count + rows)
+        share = rows / (FORGETTING * self.count + rows).clamp(min=1)
         shift = mean - self.mean
         self.variance.copy_((1 - share) * self.variance + share * variance + share * (1 - share) * shift.square())
         self.mean.add_(share * shift)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lambda_grpo_pl.objective.context import FEATURES, RunningMoments
 from lambda_grpo_pl.objective.families import FAMILIES, GroupLengths
-from lambda_grpo_pl.objective.groups import group_size, widen
+from lambda_grpo_pl.objective.groups import active_mask, group_size, widen
 from lambda_grpo_pl.objective.normalisation import TokenCount
 
 Learn = Literal["fixed", "surrogate", "validation"]
@@ -152,10 +152,19 @@ class LengthPreference(nn.Module):
         return self.lam.requires_grad and bool(self.lam.detach().abs() >= self.config.bound)
 
     @torch.no_grad()
-    def update_moments(self, features: Tensor, reduce: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
-        """Take one update's features [B, K] into φ's running moments; `reduce` adds a small vector over ranks."""
+    def update_moments(
+        self,
+        features: Tensor,
+        reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+        active: Tensor | None = None,
+    ) -> None:
+        """Take one update's features [B, K] into φ's running moments, prompts without an active response left out.
+
+        `reduce` adds a small vector over ranks; active [B, G] bool. Does nothing unless the preference is contextual.
+        """
         if self.config.contextual:
-            self.moments.update(features, reduce)
+            counts = active_mask(features, active).any(-1)
+            self.moments.update(features, counts, reduce)
 
     @torch.no_grad()
     def _scale(self, group: GroupLengths, lam: Tensor) -> Tensor:
