@@ -9,7 +9,7 @@ def leave_records(folder, benchmark, verdicts, metric="accuracy", scores=None, t
     """Leave the records of an evaluation whose verdicts are known: one list of n verdicts per question."""
     settings = EvaluationSettings(
         benchmark=benchmark,
-        template="plain",
+        template=template,
         reward="math",
         metric=metric,
         num_samples=len(verdicts[0]),

@@ -28,8 +28,8 @@ def as_markdown(report: Report, by_model: bool = False) -> str:
     confidence, num_tests = 100 * (1 - report.alpha), len(report.differences)
     lines += [
         "",
-        f"Scores in % with {confidence:g} % intervals (bootstrap over questions). ▲ ▼: above or below the baseline on the "
-        f"same questions, p < {report.alpha:.2g} after Holm's adjustment for {num_tests} differences.",
+        f"Scores in % with {confidence:g} % intervals (bootstrap over questions). ▲ ▼: above or below the baseline on "
+        f"the same questions, p < {report.alpha:.2g} after Holm's adjustment for {num_tests} differences.",
         "",
         *_differences(report.differences),
         "",
