@@ -2,12 +2,12 @@
 
 import pytest
 
-from lambda_grpo_pl.evaluation.records import EvaluationSettings, QuestionRecord, RecordWriter, merge
+from lambda_grpo_pl.evaluation.records import EvaluationSetup, QuestionRecord, RecordWriter, merge
 
 
 def leave_records(folder, benchmark, verdicts, metric="accuracy", scores=None, template="plain"):
     """Leave the records of an evaluation whose verdicts are known: one list of n verdicts per question."""
-    settings = EvaluationSettings(
+    settings = EvaluationSetup(
         benchmark=benchmark,
         template=template,
         reward="math",

@@ -3,7 +3,7 @@
 import pytest
 
 from lambda_grpo_pl.evaluation.records import (
-    EvaluationSettings,
+    EvaluationSetup,
     QuestionRecord,
     RecordWriter,
     finished,
@@ -13,7 +13,7 @@ from lambda_grpo_pl.evaluation.records import (
 )
 from lambda_grpo_pl.evaluation.table import QuestionTable
 
-SETTINGS = EvaluationSettings(
+SETTINGS = EvaluationSetup(
     benchmark="marbles", template="plain", reward="math", num_samples=2, temperature=1.0, stop=("\n",)
 )
 
@@ -87,7 +87,7 @@ def test_ranks_write_side_by_side_and_merge_into_one_sorted_file(tmp_path):
 def test_other_settings_are_refused_by_name(tmp_path):
     with RecordWriter(tmp_path, SETTINGS) as writer:
         writer.add(record(0))
-    other = EvaluationSettings(**{**vars(SETTINGS), "template": "r1", "temperature": 0.6})
+    other = EvaluationSetup(**{**vars(SETTINGS), "template": "r1", "temperature": 0.6})
     with pytest.raises(ValueError, match="another template, temperature: evaluate into a new folder"):
         RecordWriter(tmp_path, other)
 
@@ -108,5 +108,5 @@ def test_records_feed_the_metrics():
 
 def test_settings_describe_themselves():
     assert SETTINGS.describe() == "template plain, reward math(), temperature 1, n 2, at most 3072 tokens"
-    greedy = EvaluationSettings(benchmark="x", template="r1", reward="rouge", reward_params={"kind": "L"})
+    greedy = EvaluationSetup(benchmark="x", template="r1", reward="rouge", reward_params={"kind": "L"})
     assert greedy.describe() == "template r1, reward rouge(kind=L), greedy, n 1, at most 3072 tokens"

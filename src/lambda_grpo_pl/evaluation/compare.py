@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lambda_grpo_pl.evaluation.layouts import AVERAGE, METHODS, as_markdown
-from lambda_grpo_pl.evaluation.records import EvaluationSettings
+from lambda_grpo_pl.evaluation.records import EvaluationSetup
 from lambda_grpo_pl.evaluation.runs import Row, read_rows
 from lambda_grpo_pl.evaluation.statistics import Comparison, Interval, average_interval, compare_averages, holm
-from lambda_grpo_pl.tasks.benchmarks import BENCHMARKS
+from lambda_grpo_pl.tasks.benchmarks import in_registry_order
 
 Layout = Literal["methods", "paper"]
 OWN_SETTINGS = {"policy", "seed"}  # runs may differ in these and still be measured the same way
@@ -111,8 +111,7 @@ def _columns(rows: Sequence[Row], chosen: Sequence[str] | None) -> list[str]:
     """Return the benchmarks of any row in the registry's order, or those that were asked for."""
     found = dict.fromkeys(name for row in rows for name in row.values)
     if chosen is None:
-        known = list(BENCHMARKS)
-        return sorted(found, key=lambda name: known.index(name) if name in known else len(known))
+        return in_registry_order(found)
     missing = [name for name in chosen if name not in found]
     if missing:
         raise ValueError(f"No run evaluated {', '.join(missing)}: choose among {', '.join(found)}.")
@@ -181,7 +180,7 @@ def _notes(rows: Sequence[Row], columns: Sequence[str], shared: Sequence[str]) -
     return notes
 
 
-def _differing(one: EvaluationSettings, other: EvaluationSettings) -> str:
+def _differing(one: EvaluationSetup, other: EvaluationSetup) -> str:
     names = [each.name for each in fields(one) if each.name not in OWN_SETTINGS]
     values = ((name, getattr(one, name), getattr(other, name)) for name in names)
     return ", ".join(f"{name} ({mine}; {theirs})" for name, mine, theirs in values if mine != theirs)

@@ -32,9 +32,10 @@ def as_markdown(report: Report, by_model: bool = False) -> str:
         f"the same questions, p < {report.alpha:.2g} after Holm's adjustment for {num_tests} differences.",
         "",
         *_differences(report.differences),
+        *(["", *(f"* {note}" for note in report.notes)] if report.notes else []),
         "",
-        *(f"* {note}" for note in report.notes),
-        *(["", "How each was asked, sampled and judged:", ""]),
+        "How each was asked, sampled and judged:",
+        "",
         *(f"* **{name}**: {_settings_line(report, name)}" for name in report.benchmarks),
     ]
     return "\n".join(lines)
@@ -42,17 +43,7 @@ def as_markdown(report: Report, by_model: bool = False) -> str:
 
 def _differences(differences: Sequence[Difference]) -> list[str]:
     """Return one line per difference, in percentage points."""
-    head = [
-        "difference to",
-        "method",
-        "benchmark",
-        "questions",
-        "points",
-        "p bootstrap",
-        "p McNemar",
-        "p Holm",
-        "holds",
-    ]
+    head = ["baseline", "method", "benchmark", "questions", "points", "p bootstrap", "p McNemar", "p Holm", "holds"]
     lines = _head(head, num_left=3)
     for each in differences:
         found = each.comparison

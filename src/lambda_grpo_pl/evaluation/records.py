@@ -1,6 +1,6 @@
 """What an evaluation leaves on disk: one record per question, in Parquet, from which every score can be computed again.
 
-A folder holds the records of one benchmark under one `EvaluationSettings`. Ranks append parts of their own and each
+A folder holds the records of one benchmark under one `EvaluationSetup`. Ranks append parts of their own and each
 part appears whole or not at all, so an evaluation that was killed goes on where it stopped:
 
     done = finished(folder, settings)                      # ids of questions that need no sampling
@@ -24,11 +24,11 @@ from pyarrow import parquet
 from lambda_grpo_pl.evaluation.table import QuestionScores
 
 MERGED = "records.parquet"
-METADATA_KEY = b"evaluation_settings"
+METADATA_KEY = b"evaluation_setup"
 
 
 @dataclass(kw_only=True)
-class EvaluationSettings:
+class EvaluationSetup:
     """Everything beside the policy that a score depends on; it is printed with every score."""
 
     benchmark: str
@@ -131,7 +131,7 @@ class RecordWriter:
     Raises `ValueError` where the folder already holds records made under other settings.
     """
 
-    def __init__(self, folder: str | Path, settings: EvaluationSettings, rank: int = 0, part_size: int = 64) -> None:
+    def __init__(self, folder: str | Path, settings: EvaluationSetup, rank: int = 0, part_size: int = 64) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         finished(self.folder, settings)
@@ -164,7 +164,7 @@ class RecordWriter:
         self.flush()
 
 
-def finished(folder: str | Path, settings: EvaluationSettings | None = None) -> set[str]:
+def finished(folder: str | Path, settings: EvaluationSetup | None = None) -> set[str]:
     """Return the ids of the questions whose records lie in a folder; none where it does not exist.
 
     With `settings`, raises `ValueError` where the records were made under others: they must not be mixed.
@@ -197,7 +197,7 @@ def read_records(folder: str | Path) -> list[QuestionRecord]:
     return sorted(records.values(), key=lambda record: record.index)
 
 
-def read_settings(folder: str | Path) -> EvaluationSettings:
+def read_settings(folder: str | Path) -> EvaluationSetup:
     """Return the settings that a folder's records were made under."""
     for file in _files(folder):
         return _settings(file)
@@ -219,11 +219,11 @@ def _files(folder: str | Path) -> Iterator[Path]:
     return iter(sorted(Path(folder).glob("*.parquet")))
 
 
-def _settings(file: Path) -> EvaluationSettings:
-    return EvaluationSettings(**json.loads(parquet.read_schema(file).metadata[METADATA_KEY]))
+def _settings(file: Path) -> EvaluationSetup:
+    return EvaluationSetup(**json.loads(parquet.read_schema(file).metadata[METADATA_KEY]))
 
 
-def _write(file: Path, records: list[QuestionRecord], settings: EvaluationSettings) -> None:
+def _write(file: Path, records: list[QuestionRecord], settings: EvaluationSetup) -> None:
     """Write a file under another name and move it into place, so that a reader never sees half of one."""
     schema = SCHEMA.with_metadata({METADATA_KEY: json.dumps(asdict(settings)).encode()})
     unfinished = file.with_suffix(".unfinished")

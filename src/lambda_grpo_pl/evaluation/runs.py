@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lambda_grpo_pl.evaluation.records import EvaluationSettings, read_records, read_settings
+from lambda_grpo_pl.evaluation.records import EvaluationSetup, read_records, read_settings
 from lambda_grpo_pl.evaluation.tables import RUN, RunInfo
 
 
@@ -26,7 +26,7 @@ class Row:
     """Training runs in it."""
     values: dict[str, dict[str, float]]
     """Benchmark → question id → headline value, averaged over samples and seeds."""
-    settings: dict[str, EvaluationSettings]
+    settings: dict[str, EvaluationSetup]
     """Benchmark → how it was asked."""
 
     def paired(self, other: Row, benchmark: str) -> tuple[list[float], list[float]]:
@@ -65,7 +65,7 @@ def read_row(run: str | Path) -> Row:
     folder = find_evaluation(Path(run))
     info = read_info(folder)
     values: dict[str, dict[str, float]] = {}
-    settings: dict[str, EvaluationSettings] = {}
+    settings: dict[str, EvaluationSetup] = {}
     for benchmark in sorted({file.parent for file in folder.glob("*/*.parquet")}):
         each = read_settings(benchmark)
         measured = "correct" if each.metric == "accuracy" else "scores"

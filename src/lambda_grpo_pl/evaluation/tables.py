@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lambda_grpo_pl.evaluation.records import EvaluationSettings, read_records, read_settings
+from lambda_grpo_pl.evaluation.records import EvaluationSetup, read_records, read_settings
 from lambda_grpo_pl.evaluation.table import QuestionTable, default_ks, summarize
+from lambda_grpo_pl.tasks.benchmarks import in_registry_order
 
 RUN = "run.json"
 SCORES = "scores.json"
@@ -46,7 +47,7 @@ class RunInfo:
 class BenchmarkResult:
     """The measures of one benchmark and the settings they depend on."""
 
-    settings: EvaluationSettings
+    settings: EvaluationSetup
     """How it was asked and judged."""
     measures: dict[str, float]
     """Every measure by name, as `table.summarize` returns them."""
@@ -71,17 +72,17 @@ def write_tables(folder: str | Path, run: RunInfo, results: Sequence[BenchmarkRe
 
 
 def tabulate_records(folder: str | Path) -> list[BenchmarkResult]:
-    """Return the results of an evaluation's folder, computed again from its records alone.
+    """Return the results of an evaluation's folder in the registry's order, computed again from its records alone.
 
     Raises `ValueError` where the folder holds no records.
     """
-    folders = sorted({file.parent for file in Path(folder).glob("*/*.parquet")})
+    folders = {read_settings(file.parent).benchmark: file.parent for file in sorted(Path(folder).glob("*/*.parquet"))}
     if not folders:
         raise ValueError(f"{folder} holds no records: run `lambda-grpo validate` first, or check the path.")
     results = []
-    for each in folders:
-        settings = read_settings(each)
-        table = QuestionTable.of(record.question_scores() for record in read_records(each))
+    for benchmark in in_registry_order(folders):
+        settings = read_settings(folders[benchmark])
+        table = QuestionTable.of(record.question_scores() for record in read_records(folders[benchmark]))
         results.append(BenchmarkResult(settings=settings, measures=summarize(table, default_ks(settings.num_samples))))
     return results
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lambda_grpo_pl.tasks.rows import ANSWER_FORMATS, Row, has_columns, hub_rows, local_rows, read_text
+from lambda_grpo_pl.tasks.rows import ANSWER_FORMATS, Row, hub_rows, local_rows, question_and_answer
 from lambda_grpo_pl.tasks.templates import find_template
 
 AnswerFormat = Literal["bare", "hashes", "boxed", "unit", "dollars"]
@@ -191,6 +191,12 @@ def find_benchmarks(names: Iterable[str]) -> list[Benchmark]:
     return list(found.values())
 
 
+def in_registry_order(names: Iterable[str]) -> list[str]:
+    """Return names as `BENCHMARKS` lists them, unknown ones last: the order of rows and columns in tables."""
+    places = {name: place for place, name in enumerate(BENCHMARKS)}
+    return sorted(names, key=lambda name: places.get(name, len(places)))
+
+
 def load_benchmark(
     benchmark: Benchmark, path: str | Path | None = None, limit: int | None = None
 ) -> list[dict[str, Any]]:
@@ -230,21 +236,9 @@ def load_benchmark(
 
 
 def _example(benchmark: Benchmark, where: str, row: Row, index: int) -> dict[str, Any]:
-    """Return one question of a benchmark from a row with the hub's columns or with `question` and a bare `answer`."""
-    question, answer, answer_format = benchmark.question_column, benchmark.answer_column, benchmark.answer_format
-    if not (has_columns(row, question) and has_columns(row, answer)):
-        question, answer, answer_format = "question", "answer", "bare"
-    try:
-        texts = {
-            "question": read_text(row, question),
-            "answer": ANSWER_FORMATS[answer_format](read_text(row, answer)),
-        }
-    except KeyError as error:
-        raise ValueError(
-            f"{where}: no column {error}, only {', '.join(row)}; rename its columns to question and answer, or set "
-            f"question_column and answer_column of benchmark {benchmark.name!r}."
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}; correct the row, or remove it and say so beside the score.") from error
+    """Return one question of a benchmark; an id is made up where the row has none."""
+    columns = (benchmark.question_column, benchmark.answer_column, benchmark.answer_format)
+    question, answer = question_and_answer(where, row, *columns)
     identity = str(row.get("id", f"{benchmark.name}-{index:05d}"))
-    return {**row, **texts, "id": identity, "index": index, "benchmark": benchmark.name}
+    known = {"id": identity, "index": index, "question": question, "answer": answer, "benchmark": benchmark.name}
+    return {**row, **known}

@@ -79,6 +79,24 @@ def has_columns(row: Row, column: str) -> bool:
     return all(outer in row and (not inner or inner in row[outer]) for outer, _, inner in paths)
 
 
+def question_and_answer(where: str, row: Row, question: str, answer: str, answer_format: str) -> tuple[str, str]:
+    """Return a row's question and bare gold from the given columns, or from `question` and `answer` where it lacks them.
+
+    Raises `ValueError` that begins with `where` and says what to change.
+    """
+    if not (has_columns(row, question) and has_columns(row, answer)):
+        question, answer, answer_format = "question", "answer", "bare"
+    try:
+        return read_text(row, question), ANSWER_FORMATS[answer_format](read_text(row, answer))
+    except KeyError as error:
+        raise ValueError(
+            f"{where}: no column {error}, only {', '.join(row)}; rename its columns to question and answer, or set "
+            "question_column and answer_column."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; correct the row, or remove it and say so beside the score.") from error
+
+
 def hub_rows(hub_id: str, config: str | None, split: str) -> Iterator[tuple[str, Row]]:
     """Yield (name of the row, row) of a data set on the Hugging Face hub, or in its local cache."""
     from datasets import load_dataset  # slow to import, and needless for local files
