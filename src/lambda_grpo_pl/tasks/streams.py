@@ -78,6 +78,7 @@ class PromptStream:
             dataset = dataset.shuffle(seed=self._seed, buffer_size=SHUFFLE_BUFFER)
         for epoch in count_up():
             dataset.set_epoch(epoch)
-            before = self.reader.num_read
-            yield from self.reader.encode_all(self.reader.named(dataset))
-            self.reader.require_rows(self.reader.num_read - before)
+            num_rows = 0
+            for num_rows, row in enumerate(self.reader.encode_all(self.reader.named(dataset)), start=1):  # noqa: B007
+                yield row
+            self.reader.require_rows(num_rows)  # else a source without usable rows turns forever
