@@ -80,7 +80,7 @@ def has_columns(row: Row, column: str) -> bool:
 
 
 def question_and_answer(where: str, row: Row, question: str, answer: str, answer_format: str) -> tuple[str, str]:
-    """Return a row's question and bare gold from the given columns, or from `question` and `answer` where it lacks them.
+    """Return a row's question and bare gold from the given columns, or from `question` and `answer` without them.
 
     Raises `ValueError` that begins with `where` and says what to change.
     """
