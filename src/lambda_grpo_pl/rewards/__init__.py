@@ -4,6 +4,7 @@
     registry.py     names, `@register("mine")`, dotted paths
     verdict.py      Verdict, and the two shapes of a reward
     answers.py      math, numeric, exact, multiple_choice   (extraction → normalization → quantities → equivalence)
+    lenient.py      math_lenient, scored as another harness does
     formats.py      format_think, format_boxed, json, regex
     lengths.py      overlong, length
     overlap.py      rouge, chrf, bleu
@@ -12,7 +13,7 @@
 No torch here, and math-verify is imported by workers only.
 """
 
-from lambda_grpo_pl.rewards import answers, formats, lengths, overlap  # noqa: F401 - registers the built-in rewards
+from lambda_grpo_pl.rewards import answers, formats, lengths, lenient, overlap  # noqa: F401 - registers the built-in rewards
 from lambda_grpo_pl.rewards.pool import PoolConfig
 from lambda_grpo_pl.rewards.registry import REGISTRY, build, register
 from lambda_grpo_pl.rewards.suite import RewardSpec, RewardSuite, SuiteScores, grade

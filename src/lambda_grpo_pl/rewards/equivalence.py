@@ -1,22 +1,17 @@
-r"""Are two normalised answers equal? Structure is compared here, leaves by math-verify. Runs in a killable worker.
-
-math-verify's own time-outs are off: they raise outside the main thread and cancel a caller's SIGALRM.
-Its `parse` only ever sees one boxed LaTeX expression, never free text, and never its `eval`-based expression parser.
-"""
+r"""Are two normalised answers equal? Structure is compared here, expressions in `algebra`; runs in a worker."""
 
 from __future__ import annotations
 
-import logging
 import re
-from functools import lru_cache
-from typing import Any
 
+from lambda_grpo_pl.rewards.algebra import same_expression
 from lambda_grpo_pl.rewards.quantities import read_quantity, same_quantity
 
 _OPEN, _CLOSE = "([{", ")]}"
 _NAME = r"(?:\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?'?(?:\s*\([\w\s,]*\))?|\([A-Za-z\s,_\d]+\))"
 _ASSIGNMENT = re.compile(rf"\s*({_NAME})\s*(?:=|\\in\b|\\approx\b|:=)\s*(.+)", re.DOTALL)
 _RELATION = re.compile(r"<|>|\\(?:le|ge|lt|gt|ne|leq|geq|neq|leqslant|geqslant)\b|!=")
+_JUXTAPOSED = re.compile(r"(?:^|[^\^_\d.])\d+ \d")
 _BASED = re.compile(r"([0-9A-F]+)(?:_\{?(\d+)\}?)?")
 _FACTORIAL = re.compile(r"(\d+)\)?\s*!")
 _LONG_NUMBER = re.compile(r"\d{500}")
@@ -28,16 +23,16 @@ def equivalent(gold: str, answer: str) -> bool:
     if gold == answer:
         return bool(gold)
     answer = _exact_side(answer)
-    if explosive(answer):
-        return False
     gold_number, answer_number = read_quantity(gold), read_quantity(answer)
     if gold_number and answer_number:
         return same_quantity(gold_number, answer_number)
+    if explosive(answer) or _JUXTAPOSED.search(answer):
+        return False
     for compare in (_bases, _assignments, _unions, _lists, _brackets):
         settled = compare(gold, answer)
         if settled is not None:
             return settled
-    return _leaf(gold, answer)
+    return same_expression(gold, answer)
 
 
 def _exact_side(answer: str) -> str:
@@ -180,83 +175,3 @@ def _is_one_group(text: str) -> bool:
         if depth == 0:
             return position == len(text.strip()) - 1
     return False
-
-
-def _leaf(gold: str, answer: str) -> bool:
-    """Two single expressions by math-verify, after two things it does not do: i is imaginary, tiny numbers differ."""
-    from math_verify import verify
-
-    parsed_gold, parsed_answer = _parse(gold), _parse(answer)
-    if not parsed_gold or not parsed_answer:
-        return False
-    left, right = parsed_gold[0], parsed_answer[0]
-    if not (isinstance(left, str) or isinstance(right, str)):
-        exact = _exact_numbers_equal(left, right)
-        if exact is not None:
-            return exact
-        if _differ_at_a_point(left, right):
-            return False
-    return bool(verify(parsed_gold, parsed_answer, float_rounding=6, numeric_precision=15, timeout_seconds=None))
-
-
-def _exact_numbers_equal(gold: Any, answer: Any) -> bool | None:
-    """Constants without a decimal point agree to 30 digits or not at all; None for everything else.
-
-    An absolute tolerance would make 1/2004! equal to 1/2006!, and 10^{-20} to 0.
-    """
-    from sympy import Expr, Float
-
-    if not (isinstance(gold, Expr) and isinstance(answer, Expr)):
-        return None
-    if gold.free_symbols or answer.free_symbols or gold.has(Float) or answer.has(Float):
-        return None
-    gold, answer = gold.doit(), answer.doit()
-    if gold.is_Rational and answer.is_Rational:
-        return bool(gold == answer)
-    values = [gold.evalf(40), answer.evalf(40)]
-    if not all(value.is_number and value.is_finite for value in values):
-        return None
-    difference, size = abs(values[0] - values[1]), abs(values[0])
-    return bool(difference <= size * Float("1e-30", 40))
-
-
-def _differ_at_a_point(gold: Any, answer: Any) -> bool:
-    """Two expressions that differ at one generic point are not equal: the cheap way out of `simplify` on wrong answers."""
-    from sympy import Derivative, Expr, Float, Integral, Limit, Product, Sum
-    from sympy.core.function import AppliedUndef
-
-    if not (isinstance(gold, Expr) and isinstance(answer, Expr)):
-        return False
-    if any(
-        side.is_Matrix or side.has(AppliedUndef, Derivative, Integral, Limit, Product, Sum) for side in (gold, answer)
-    ):
-        return False
-    symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
-    point = {symbol: Float(f"0.{37 + 17 * number}", 30) for number, symbol in enumerate(symbols)}
-    values = [side.subs(point).evalf(30) for side in (gold, answer)]
-    if not all(value.is_number and value.is_finite for value in values):
-        return False
-    tolerance = 1e-4 if gold.has(Float) or answer.has(Float) else 1e-12
-    return bool(abs(values[0] - values[1]) > tolerance * max(abs(values[0]), abs(values[1])))
-
-
-@lru_cache(maxsize=4096)
-def _parse(text: str) -> list[Any]:
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    # Units are gone already, and math-verify's list takes variables for units: `\\sin^2 t` would lose its t.
-    spelling = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="all")
-    config = [LatexExtractionConfig(normalization_config=spelling)]
-    parsed: list[Any] = parse("$\\boxed{" + text + "}$", extraction_config=config, parsing_timeout=None)
-    return [_with_imaginary_unit(item) for item in parsed]
-
-
-def _with_imaginary_unit(parsed: Any) -> Any:
-    """Read a free symbol i as the imaginary unit, on both sides alike."""
-    from sympy import Expr, I
-
-    symbols = parsed.free_symbols if isinstance(parsed, Expr) else ()
-    imaginary = {symbol: I for symbol in symbols if symbol.name in ("i", "imath")}
-    return parsed.subs(imaginary) if imaginary else parsed

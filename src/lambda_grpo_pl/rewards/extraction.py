@@ -22,7 +22,8 @@ MAX_CHARS = 1 << 20
 _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _ANY_BOX = re.compile(r"\\(?:boxed|fbox)\b")
 _LAYOUT = re.compile(
-    r"(?:\s|[,;&$~]|\\[\[\](),;:! ]|\\\\|\\q?quad\b|\\(?:text|mathrm|textnormal)\s*\{\s*,?\s*(?:and|or)\s*\}|\band\b|\bor\b)*"
+    r"(?:\s|[,;&$~]|\\[\[\](),;:! ]|\\\\|\\q?quad\b|\band\b|\bor\b"
+    r"|\\(?:text|mathrm|textnormal)\s*\{\s*,?\s*(?:and|or)\s*\})*"
 )
 _HASH = re.compile(r"####[ \t]*(?P<answer>[^\n]*)")
 _VALUE = re.compile(r"[-+−–]?\s?[\d$€£¥\\({\[.√π]")

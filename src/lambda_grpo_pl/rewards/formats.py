@@ -18,7 +18,7 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 def format_think(completion: str, example: Mapping[str, Any], opened: bool = False) -> bool:
     """R1's form: one `<think>…</think>` with text in it, then one non-empty `<answer>…</answer>`, and nothing around.
 
-    `opened`: the prompt ends in `<think>`, so that the completion starts inside. Source: DeepSeek-R1 (2501.12948, 2.2.2).
+    `opened`: the prompt ends in `<think>`, so that the completion starts inside. Source: DeepSeek-R1, 2501.12948.
     """
     text = ("<think>" if opened else "") + completion.strip()
     if any(text.count(tag) != 1 for tag in _TAGS):
@@ -40,9 +40,10 @@ def format_boxed(completion: str, example: Mapping[str, Any]) -> bool:
 
 @register("json")
 class JsonReward:
-    """The completion (or its last fenced block) is one JSON value, optionally an object with given keys or a given value.
+    """The completion, or its last fenced block, is one JSON value.
 
-    Scores 1 or 0; `no_answer` if nothing parses. With `match_answer` the value must equal `example["answer"]`, itself JSON.
+    Scores 1 or 0; `no_answer` if nothing parses. With `keys` it must be an object that has them; with `match_answer`
+    it must equal `example["answer"]`, itself JSON.
     """
 
     def __init__(self, keys: list[str] | None = None, match_answer: bool = False) -> None:

@@ -10,9 +10,10 @@ from lambda_grpo_pl.rewards.registry import register
 
 @register("overlong")
 class SoftOverlong:
-    """DAPO's soft overlong penalty (2503.14476, eq. 13): 0, then falling linearly to −`factor` over the last `buffer` tokens.
+    """DAPO's soft overlong penalty (2503.14476, eq. 13): 0, then down to −`factor` over the last `buffer` tokens.
 
-    `max_length` is the response limit in tokens; the penalty starts at `max_length − buffer` and stays at −`factor` past the limit.
+    `max_length` is the response limit in tokens: the penalty starts at `max_length − buffer` and stays at −`factor`
+    past the limit.
     """
 
     def __init__(self, max_length: int, buffer: int, factor: float = 1.0) -> None:
@@ -30,8 +31,8 @@ class SoftOverlong:
 class LengthShaping:
     """A score in [0, 1] for a response's length, an option beside the objective's own length preference.
 
-    `shorter` falls linearly from 1 at no token to 0 at `target` tokens; `longer` rises likewise; `close` is 1 at `target`
-    and falls to 0 at twice the target. A truncated response scores 0: running into the limit is no length chosen.
+    `shorter` falls linearly from 1 at no token to 0 at `target` tokens; `longer` rises likewise; `close` is 1 at
+    `target` and falls to 0 at twice that. A truncated response scores 0: running into the limit is no length chosen.
     """
 
     def __init__(self, target: int, prefer: Literal["shorter", "longer", "close"] = "shorter") -> None:

@@ -28,9 +28,9 @@ _JOINING_TEXT = re.compile(_TEXT + r"\s*\{\s*,?\s*(?:and|or)\s*,?\s*\}")
 _PERCENT = re.compile(r"\s*(?:\\?%|" + _TEXT + r"\s*\{\s*(?:percent|%|\\%|pct)\s*\}|\b(?:percent|pct)\b)")
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|\d))?"
 _UNIT_TEXT = re.compile(r"(?<=[\w})\]])\s*(?:\\[,;: ]|~)?\s*" + _TEXT + r"\s*\{[^{}]*\}" + _POWER + r"\s*$")
-_UNIT = "|".join(
-    "km/h m/s kmph mph kph cm mm km nm kg mg lbs lb oz ft yd mi ms min hrs hr mL ml kJ kW Hz Pa mol MeV eV rad deg"
-    " units unit sq in pm am USD EUR RMB cents".split()
+_UNIT = (
+    "km/h|m/s|kmph|mph|kph|cm|mm|km|nm|kg|mg|lbs|lb|oz|ft|yd|mi|ms|min|hrs|hr|mL|ml|kJ|kW|Hz|Pa|mol|MeV|eV|rad|deg"
+    "|units|unit|sq|in|pm|am|USD|EUR|RMB|cents"
 )
 _BARE_UNIT = re.compile(rf"(?<=[\d}}])\s*(?:{_UNIT}){_POWER}\.?$|(?<=[\d}}])\s+[mgshLJNWVAKCF]{_POWER}$")
 _WORD = rf"\s+(?!(?:and|or)\b)(?=[a-z/^]*[aeiou])[A-Za-z]{{3,}}{_POWER}\.?"

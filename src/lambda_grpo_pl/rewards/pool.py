@@ -2,17 +2,18 @@
 
 `concurrent.futures` cannot kill a worker that computes 9^9^9, and SIGALRM works in no thread but the first. Here each
 worker answers a chunk of calls one reply at a time; the caller watches the clock of the call that runs. A worker that
-overruns, runs out of memory or crashes costs exactly that one call (its outcome is `None`); the rest of its chunk goes to
-another worker. Workers are not forked from this process (CUDA, threads) and never import `__main__`: see `worker`.
+overruns, runs out of memory or crashes costs exactly that one call (its outcome is `None`); the rest of its chunk
+starts again elsewhere. Workers are not forked from this process (CUDA, threads) and never import `__main__`: see
+`worker`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from lambda_grpo_pl.rewards.worker import QUIT, Setup, write_frame
+from lambda_grpo_pl.rewards.worker import Setup, write_frame
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Call(NamedTuple):
 
 @dataclass(eq=False)
 class _Worker:
-    """This process's view of one slot."""
+    """One slot as the caller sees it."""
 
     slot: int
     requests: int
@@ -143,13 +144,14 @@ class VerifierPool:
 
     def _hand_out(self, calls: Sequence[Call], pending: deque[list[int]]) -> None:
         for worker in self._workers:
-            if worker.ready and not worker.chunk and pending:
+            if worker.ready and pending:
                 worker.chunk.extend(pending.popleft())
-                self._send(worker.requests, [tuple(calls[index]) for index in worker.chunk])
+                worker.ready = False
+                self._send(worker.requests, [(index, *calls[index]) for index in worker.chunk])
                 worker.deadline = time.monotonic() + self.config.timeout_s
 
     def _collect(self, worker: _Worker, results: dict[int, Any], pending: deque[list[int]]) -> None:
-        """Read what a worker wrote: replies in order, or the greeting of its replacement."""
+        """Read what a worker wrote: replies in order (late ones of a chunk given up are dropped), or that it is ready."""
         received = os.read(worker.replies, 1 << 16)
         if not received:
             raise _KeeperLost
@@ -158,12 +160,15 @@ class VerifierPool:
             reply = json.loads(line)
             if reply == "ready":
                 self._take_over(worker, results, pending)
-            else:
+            elif worker.chunk and reply["call"] == worker.chunk[0]:
                 results[worker.chunk.popleft()] = self._outcome(reply)
                 worker.deadline = time.monotonic() + self.config.timeout_s if worker.chunk else float("inf")
 
     def _take_over(self, worker: _Worker, results: dict[int, Any], pending: deque[list[int]]) -> None:
-        """A fresh worker serves the slot: the call that ran failed, the others of its chunk start again elsewhere."""
+        """The slot asks for a chunk. If calls are outstanding, their worker died and this is its replacement.
+
+        The call that ran has failed, the others of its chunk start again elsewhere.
+        """
         if worker.chunk and worker.killed_for in (None, worker.chunk[0]):
             results[worker.chunk.popleft()] = None
         if worker.chunk:
@@ -226,10 +231,9 @@ class VerifierPool:
 
 
 def _end(keeper: subprocess.Popen[bytes], fds: Iterable[int]) -> None:
-    """Tell the keeper to kill its workers and end; said in words, since a forked sibling may hold the pipe open."""
+    """Kill the keeper and its workers, which share its process group, also if it ended before them."""
     assert keeper.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        os.write(keeper.stdin.fileno(), bytes([QUIT]))
+    os.killpg(keeper.pid, signal.SIGKILL)
     keeper.stdin.close()
     for fd in fds:
         os.close(fd)

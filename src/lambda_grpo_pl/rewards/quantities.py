@@ -1,4 +1,4 @@
-"""Plain numbers read exactly, without a computer algebra system: 1,080 · 3/4 · -\\frac{3}{4} · 2\\frac58 · 4.5 \\times 10^{33}."""
+r"""Plain numbers read exactly, without computer algebra: 1,080 · 3/4 · -\frac{3}{4} · 2\frac58 · 4.5 \times 10^{33}."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from lambda_grpo_pl.rewards.verdict import Reward
 
@@ -48,8 +48,7 @@ def build(name: str, params: Mapping[str, Any]) -> Reward:
         raise ValueError(f"{name!r} is {type(entry).__name__}, not a reward: name a function or a class.")
     try:
         if inspect.isclass(entry):
-            reward: Reward = entry(**params)
-            return reward
+            return cast(Reward, entry(**params))
         inspect.signature(entry).bind("", {}, **params)
     except TypeError as error:
         raise ValueError(f"The parameters {dict(params)} do not fit the reward {name!r}: {error}.") from error

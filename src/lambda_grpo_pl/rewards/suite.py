@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from lambda_grpo_pl.rewards.pool import Call, PoolConfig, VerifierPool
 from lambda_grpo_pl.rewards.registry import build
-from lambda_grpo_pl.rewards.verdict import FAILED, Query, Reward, Verdict, Verifier, as_verdict, judged
+from lambda_grpo_pl.rewards.verdict import FAILED, Query, Verdict, Verifier, as_verdict, judged
 
 
 @dataclass(kw_only=True)
@@ -25,7 +25,7 @@ class RewardSpec:
     label: str = ""
     """Its name on the dashboard; by default the last part of `name`."""
     isolated: bool = False
-    """Run it in the verifier pool, with its time-out: for a function of yours that may hang or crash. `math` always does."""
+    """Run it in the verifier pool, under its time-out: for your own function that may hang. `math` always does."""
 
     def __post_init__(self) -> None:
         self.label = self.label or self.name.rpartition(".")[2]
@@ -41,7 +41,7 @@ class SuiteScores(NamedTuple):
     verdicts: list[Verdict]
     """N verdicts of the first reward, the task's."""
     active: list[bool]
-    """N: False leaves the response out of the loss (failed verifier under `exclude`, truncated under `exclude_truncated`)."""
+    """N: False leaves the response out of the loss: failed under `exclude`, truncated under `exclude_truncated`."""
     num_failed: int
     """Completions on which some reward timed out or crashed."""
     num_no_answer: int
@@ -49,7 +49,7 @@ class SuiteScores(NamedTuple):
 
 
 class RewardSuite:
-    """Score completions with the rewards of a YAML list; the first one is the task's and decides what counts as correct.
+    """Score completions with the rewards of a YAML list; the first is the task's and decides what counts as correct.
 
     Example::
 
@@ -96,7 +96,8 @@ class RewardSuite:
     ) -> SuiteScores:
         """Score N completions against N dataset rows; `lengths` in tokens, end-of-sequence included.
 
-        Safe from any thread. Raises `ValueError` if the four differ in number; a verifier that hangs or crashes raises nothing.
+        Safe from any thread. Raises `ValueError` if the four differ in number; a verifier that hangs or crashes raises
+        nothing, it counts.
         """
         if not len(completions) == len(examples) == len(lengths) == len(truncated):
             raise ValueError(
@@ -173,6 +174,6 @@ def _grader() -> RewardSuite:
 def grade(gold: str, completion: str) -> Verdict:
     """Judge one completion against one gold with the `math` reward, isolated, from any thread.
 
-    For interactive use and tests; a batch is faster through `RewardSuite.score`. The worker stays until the process ends.
+    For interactive use and tests; a batch is faster through `RewardSuite.score`. Its worker lives as long as we do.
     """
     return _grader().score([completion], [{"answer": gold}], [0], [False]).verdicts[0]

@@ -1,13 +1,13 @@
 """The pool's other end: a keeper process that imports the verifiers once, and the workers it forks.
 
-The keeper is started as a fresh interpreter, so it shares nothing with the trainer: no CUDA context, no threads, not the
-user's `__main__`. It is single-threaded, which makes its own forks safe and a replacement worker a matter of
+The keeper is started as a fresh interpreter, so it shares nothing with the trainer: no CUDA context, no threads, not
+the user's `__main__`. It is single-threaded, which makes its own forks safe and a replacement worker a matter of
 milliseconds instead of an import of a computer algebra system. It ends, and its workers with it, when its standard
 input closes: also when the trainer is killed.
 
     trainer ── stdin: setup, then one byte per slot to kill ──▶ keeper ── fork ──▶ worker (one per slot)
     trainer ── request pipe of a slot: length-prefixed pickles ────────────────────▶ worker
-    trainer ◀── reply pipe of a slot: one JSON line per call, `"ready"` after a fork ── worker
+    trainer ◀── reply pipe of a slot: one JSON line per call, `"ready"` for each chunk ── worker
 
 Requests come from the trainer and are trusted. Replies come from a process that read a policy's text, hence JSON.
 """
@@ -28,8 +28,6 @@ from typing import Any, NamedTuple
 
 LENGTH = struct.Struct("!I")
 READY = b'"ready"\n'
-QUIT = 255
-"""The order that ends the keeper; lower bytes are the slots to kill."""
 
 
 class Setup(NamedTuple):
@@ -88,25 +86,16 @@ def main() -> None:
         readable, _, _ = select.select([sys.stdin.fileno(), wake_read], [], [])
         if sys.stdin.fileno() in readable:
             orders = os.read(sys.stdin.fileno(), 64)
-            quit_ = not orders or QUIT in orders
             for pid, slot in slots.items():
-                if quit_ or slot in orders:
+                if not orders or slot in orders:
                     os.kill(pid, signal.SIGKILL)
-            if quit_:
+            if not orders:
                 return
         if wake_read in readable:
             os.read(wake_read, 4096)
-        for pid in _ended():
+        for pid in [pid for pid in slots if os.waitpid(pid, os.WNOHANG)[0]]:
             slot = slots.pop(pid)
             slots[_fork(setup, slot)] = slot
-
-
-def _ended() -> list[int]:
-    """Reap the workers that ended."""
-    ended = []
-    while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
-        ended.append(pid)
-    return ended
 
 
 def _fork(setup: Setup, slot: int) -> int:
@@ -127,37 +116,36 @@ def _serve(setup: Setup, slot: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _isolate(setup, slot)
     requests, replies = setup.pipes[slot]
-    os.write(replies, READY)
     num_calls = 0
     while num_calls < setup.recycle_after:
+        os.write(replies, READY)
         try:
             calls = read_frame(requests)
         except EOFError:
             # The trainer is closing; the keeper ends this process. Leaving by itself would look like a crash.
             signal.pause()
-        for number, args in calls:
-            reply, healthy = _call(setup.functions[number], args)
-            os.write(replies, json.dumps(reply).encode() + b"\n")
-            if not healthy:
-                return
+        for index, number, args in calls:
+            os.write(replies, _call(index, setup.functions[number], args))
         num_calls += len(calls)
 
 
-def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[dict[str, Any], bool]:
-    """The reply to one call, and whether this process is fit for another.
+def _call(index: int, function: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
+    """The reply to call `index`.
 
-    A verifier may raise anything on hostile text, exhausted memory and recursion included: that is an outcome to report.
+    A verifier may raise anything on hostile text, recursion and `SystemExit` included: an outcome to report. Only
+    exhausted memory ends the process, without a reply: a fresh one is fitter for the next call.
     """
     try:
-        return {"value": function(*args)}, True
+        return json.dumps({"call": index, "value": function(*args)}).encode() + b"\n"
     except MemoryError:
-        return {"error": "MemoryError"}, False
+        raise
     except BaseException as error:
-        return {"error": f"{type(error).__name__}: {str(error)[:200]}"}, True
+        return json.dumps({"call": index, "error": f"{type(error).__name__}: {error}"[:200]}).encode() + b"\n"
 
 
 def _isolate(setup: Setup, slot: int) -> None:
-    """Cap memory and drop the other slots' pipes."""
+    """Cap memory; drop the other slots' pipes and the keeper's orders."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
     if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
     for other, pipes in enumerate(setup.pipes):
