@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.sampling import SamplingSettings, TransformersSampler
@@ -127,6 +128,30 @@ def test_frequencies_match_the_probabilities(settings):
     freedom = int(kept.sum()) - 1
     assert chi_square < freedom + 5 * (2 * freedom) ** 0.5
     torch.testing.assert_close(logprobs.exp(), probs[tokens])
+
+
+def test_processing_matches_a_worked_example():
+    """At temperature ½, probabilities 4 : 2 : 1 : 1 become their squares; top_p keeps the token that crosses it."""
+    logits = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
+    cooler = processed_logprobs(logits, SamplingSettings(temperature=0.5)).exp()
+    torch.testing.assert_close(cooler, torch.tensor([[16.0, 4, 1, 1]]) / 22)
+    nucleus = processed_logprobs(logits, SamplingSettings(top_p=0.6)).exp()
+    torch.testing.assert_close(nucleus, torch.tensor([[2 / 3, 1 / 3, 0, 0]]))
+    likeliest = processed_logprobs(logits, SamplingSettings(top_k=1)).exp()
+    torch.testing.assert_close(likeliest, torch.tensor([[1.0, 0, 0, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(0.7, 0, 1.0), (1.3, 7, 1.0), (0.8, 0, 0.7), (0.9, 9, 0.5)]
+)
+def test_processing_is_the_one_of_transformers(temperature, top_k, top_p):
+    logits = torch.randn(64, 30, generator=torch.Generator().manual_seed(0))
+    expected = TemperatureLogitsWarper(temperature)(None, logits)
+    if top_k:
+        expected = TopKLogitsWarper(top_k)(None, expected)
+    expected = TopPLogitsWarper(top_p)(None, expected).softmax(-1)
+    settings = SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p)
+    torch.testing.assert_close(processed_logprobs(logits, settings).exp(), expected)
 
 
 def test_the_ends_of_the_unit_interval_draw_tokens_that_were_kept():

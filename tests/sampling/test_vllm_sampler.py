@@ -117,9 +117,10 @@ def test_a_policy_that_moved_on_since_the_sync_is_found(engine, trained):
     [
         SamplingSettings(max_tokens=20, num_samples=4),
         SamplingSettings(max_tokens=20, num_samples=2, temperature=0.7, top_k=5),
+        SamplingSettings(max_tokens=20, num_samples=2, top_p=0.7),
         SamplingSettings(max_tokens=20, num_samples=2, temperature=0),
     ],
-    ids=["plain", "top_k", "greedy"],
+    ids=["plain", "top_k", "top_p", "greedy"],
 )
 def test_logprobs_equal_the_teacher_forced_ones(engine, trained, settings):
     engine.sync(trained)

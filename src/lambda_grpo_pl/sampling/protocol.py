@@ -75,7 +75,10 @@ class Sampler(Protocol):
         ...
 
     def sync(self, policy: nn.Module) -> SyncReport:
-        """Make the sampler use the policy's present weights. Every rank calls it: sharded weights are gathered."""
+        """Make the sampler use the present weights of `policy`, a transformers causal language model or peft's wrapper.
+
+        Every rank calls it, since sharded weights are gathered; `generate` and `probe` involve no other rank.
+        """
         ...
 
     def probe(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:

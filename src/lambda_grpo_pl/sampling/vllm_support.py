@@ -40,13 +40,13 @@ def require_vllm(version: str | None) -> None:
 
 
 def import_vllm() -> Any:
-    """Import vLLM for use inside this process: one process, unbound threads, quiet. What the user has set stays.
+    """Import vLLM for use inside this process, with unbound threads and quiet unless the user's environment says other.
 
     Raises:
         ValueError: If vLLM is absent or out of range.
     """
     require_vllm(installed_vllm())
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over as tensors, not as messages
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     import vllm
