@@ -4,6 +4,7 @@ from lambda_grpo_pl.sampling.protocol import Sampler, SamplingSettings, SyncRepo
 from lambda_grpo_pl.sampling.selftest import SyncError, check_sync, probe_sequences
 from lambda_grpo_pl.sampling.transformers_sampler import TransformersSampler
 from lambda_grpo_pl.sampling.vllm_sampler import VllmSampler, VllmSettings
+from lambda_grpo_pl.sampling.vllm_support import installed_vllm, require_vllm
 from lambda_grpo_pl.sampling.weights import policy_weights
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "VllmSampler",
     "VllmSettings",
     "check_sync",
+    "installed_vllm",
     "policy_weights",
     "probe_sequences",
+    "require_vllm",
 ]

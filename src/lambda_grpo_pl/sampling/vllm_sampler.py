@@ -3,9 +3,9 @@
 The engine is built from the policy's configuration alone, with no weights and no tokenizer: the first `sync` fills it.
 Token ids go in and come out; nothing is detokenised.
 
-Determinism: vLLM draws from torch's global generator, which is seeded per call and put back afterwards:
-per-request seeds cost a loop over requests at every token. The prefix cache is emptied first, since whether a prompt is
-already cached changes the shapes of the computation, thus its rounding, and a resumed run starts with an empty one.
+Determinism: vLLM draws from torch's global generator, which is seeded per call and put back afterwards (seeds per
+request would cost a loop over requests at each token). The prefix cache is emptied first: whether a prompt is cached
+already changes the computation's shapes, thus its rounding, and a resumed run starts with an empty cache.
 """
 
 from __future__ import annotations
@@ -211,7 +211,8 @@ def _executor_backend() -> str | None:
     """One engine per rank, on the rank's own device, inside the process group that training has built."""
     if not torch.distributed.is_initialized():
         return None
-    os.environ["RANK"] = str(torch.distributed.get_rank())  # Lightning's launcher sets LOCAL_RANK, vLLM reads both
+    os.environ["RANK"] = str(torch.distributed.get_rank())  # vLLM reads both; Lightning's launcher sets only LOCAL_RANK
+    os.environ.setdefault("LOCAL_RANK", "0")
     return "external_launcher"
 
 
