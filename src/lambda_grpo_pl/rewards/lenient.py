@@ -1,8 +1,10 @@
 """`math_lenient`: a second verifier in the spirit of Qwen2.5-Math's evaluation harness. Not comparable with `math`.
 
 It forgives what `math` does not: a completion that never states its answer (the last number counts), decimals that
-agree to a relative 1e-4, and a factor of 100 either way (28 for 0.28). Use it to compare with scores published under
-that harness, never beside `math` in one table. Source: QwenLM/Qwen2.5-Math, evaluation/grader.py; the rules, not its code.
+agree to a relative 1e-4, and a factor of 100 either way (28 for 0.28). Use it to compare with scores published
+under that harness, never beside `math` in one table.
+
+Source: QwenLM/Qwen2.5-Math, evaluation/grader.py; the rules, not its code.
 """
 
 from __future__ import annotations

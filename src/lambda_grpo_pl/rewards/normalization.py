@@ -54,6 +54,7 @@ _MAGNITUDE = re.compile(
 )
 _EXPONENTS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _EMPTY_SET = re.compile(r"\\varnothing\b|\\\{\s*\\\}|\{\s*\}$")
+_EXCLAMATION = re.compile(r"(?<=[^\W\d_]{2})!$")
 _SINGLE_BRACE = re.compile(r"([_^])\s*\{\s*(\w)\s*\}")
 
 
@@ -86,7 +87,8 @@ def tight(normalized: str) -> str:
 def plain_text(answer: str) -> str:
     r"""The answer as words: text commands opened, case, spacing, quotes and outer punctuation ignored."""
     text = _TEXT_GROUP.sub(r"\1", _ascii(answer))
-    return re.sub(r"\s+", " ", _SPACING.sub(" ", text)).strip(" .,;:!\"'$*").casefold()
+    words = re.sub(r"\s+", " ", _SPACING.sub(" ", text)).strip(" .,;:\"'$*").casefold()
+    return _EXCLAMATION.sub("", words)
 
 
 def _ascii(text: str) -> str:

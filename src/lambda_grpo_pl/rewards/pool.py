@@ -66,7 +66,10 @@ class _Worker:
     slot: int
     requests: int
     replies: int
+    pid: int = 0
+    """The worker that serves it now."""
     ready: bool = False
+    """It waits for a chunk."""
     chunk: deque[int] = field(default_factory=deque)
     """Calls sent and not answered; the first one is running."""
     deadline: float = float("inf")
@@ -151,30 +154,32 @@ class VerifierPool:
                 worker.deadline = time.monotonic() + self.config.timeout_s
 
     def _collect(self, worker: _Worker, results: dict[int, Any], pending: deque[list[int]]) -> None:
-        """Read what a worker wrote: replies in order (late ones of a chunk given up are dropped), or that it is ready."""
+        """Read what a worker wrote: replies in order, those of a chunk given up dropped, or that it is ready."""
         received = os.read(worker.replies, 1 << 16)
         if not received:
             raise _KeeperLost
         *lines, worker.buffer = (worker.buffer + received).split(b"\n")
         for line in lines:
             reply = json.loads(line)
-            if reply == "ready":
-                self._take_over(worker, results, pending)
+            if "ready" in reply:
+                self._take_over(worker, reply["ready"], results, pending)
             elif worker.chunk and reply["call"] == worker.chunk[0]:
                 results[worker.chunk.popleft()] = self._outcome(reply)
                 worker.deadline = time.monotonic() + self.config.timeout_s if worker.chunk else float("inf")
 
-    def _take_over(self, worker: _Worker, results: dict[int, Any], pending: deque[list[int]]) -> None:
+    def _take_over(self, worker: _Worker, pid: int, results: dict[int, Any], pending: deque[list[int]]) -> None:
         """The slot asks for a chunk. If calls are outstanding, their worker died and this is its replacement.
 
         The call that ran has failed, the others of its chunk start again elsewhere.
         """
+        if worker.killed_for is not None and worker.pid == pid:
+            return  # It finished as the order to kill it went out; its replacement will ask.
         if worker.chunk and worker.killed_for in (None, worker.chunk[0]):
             results[worker.chunk.popleft()] = None
         if worker.chunk:
             pending.appendleft(list(worker.chunk))
             worker.chunk.clear()
-        worker.ready, worker.deadline, worker.killed_for = True, float("inf"), None
+        worker.ready, worker.pid, worker.deadline, worker.killed_for = True, pid, float("inf"), None
 
     def _kill_overrun(self) -> None:
         for worker in self._workers:

@@ -7,7 +7,7 @@ input closes: also when the trainer is killed.
 
     trainer ── stdin: setup, then one byte per slot to kill ──▶ keeper ── fork ──▶ worker (one per slot)
     trainer ── request pipe of a slot: length-prefixed pickles ────────────────────▶ worker
-    trainer ◀── reply pipe of a slot: one JSON line per call, `"ready"` for each chunk ── worker
+    trainer ◀── reply pipe of a slot: one JSON line per call, "ready" for each chunk ── worker
 
 Requests come from the trainer and are trusted. Replies come from a process that read a policy's text, hence JSON.
 """
@@ -27,7 +27,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 LENGTH = struct.Struct("!I")
-READY = b'"ready"\n'
 
 
 class Setup(NamedTuple):
@@ -116,9 +115,10 @@ def _serve(setup: Setup, slot: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _isolate(setup, slot)
     requests, replies = setup.pipes[slot]
+    ready = json.dumps({"ready": os.getpid()}).encode() + b"\n"
     num_calls = 0
     while num_calls < setup.recycle_after:
-        os.write(replies, READY)
+        os.write(replies, ready)
         try:
             calls = read_frame(requests)
         except EOFError:
