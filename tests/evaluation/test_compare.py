@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lambda_grpo_pl.evaluation.compare import compare, main
+from lambda_grpo_pl.evaluation.runs import Row
 from lambda_grpo_pl.evaluation.tables import RunInfo, tabulate_records, write_tables
 from lambda_grpo_pl.tasks.benchmarks import MATH8, in_registry_order
 
@@ -37,6 +38,14 @@ def test_differences_are_paired_and_held_to_the_adjusted_p_value(run):
     assert by_benchmark["average"].comparison.difference.mean == pytest.approx(0.105)
     assert all(each.p_holm >= each.comparison.p_bootstrap for each in report.differences)
     assert all(each.baseline == "Qwen2.5-1.5B grpo" for each in report.differences)
+
+
+def test_questions_are_paired_by_id_whatever_their_order():
+    first = Row("a", RunInfo(), 1, {"gsm8k": {"q1": 0.1, "q2": 0.2, "q3": 0.3}}, {})
+    second = Row("b", RunInfo(), 1, {"gsm8k": {"q3": 3.0, "q4": 4.0, "q1": 1.0}}, {})
+    assert first.paired(second, "gsm8k") == ([0.1, 0.3], [1.0, 3.0])
+    with pytest.raises(ValueError, match="share no question of gsm8k"):
+        first.paired(Row("c", RunInfo(), 1, {"gsm8k": {"q9": 1.0}}, {}), "gsm8k")
 
 
 def test_scores_equal_those_of_the_run(run):
@@ -110,8 +119,8 @@ def test_markdown_marks_what_holds_and_prints_the_settings(run, capsys):
     main([str(run("a", "grpo", gsm8k=40)), str(run("b", "lambda", gsm8k=70)), str(run("c", "dapo", gsm8k=10))])
     text = capsys.readouterr().out
     assert "| Qwen2.5-1.5B grpo | 40.0 [" in text
-    assert "] ▲ |" in text
-    assert "] ▼ |" in text
+    marks = {line.split()[2]: line.count("▲") - line.count("▼") for line in text.splitlines()[2:5]}
+    assert marks == {"grpo": 0, "lambda": 2, "dapo": -2}
     assert "template plain, reward math()" in text
 
 

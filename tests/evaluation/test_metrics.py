@@ -98,6 +98,11 @@ def test_table_from_metrics_equals_table_from_records():
     assert summarize(metric.table(), (1, 2), 0) == summarize(QuestionTable.of(PAIR), (1, 2), 0)
 
 
+def test_of_two_answers_to_one_question_the_first_counts():
+    twice = [question(0, [1]), question(0, [0])]
+    assert scalars(BenchmarkScores(1), twice)["accuracy"] == QuestionTable.of(twice).correct.mean() == 1.0
+
+
 def test_failed_verifier_is_counted_apart_from_wrong_and_from_no_answer():
     found = scalars(BenchmarkScores(2), [question(0, [0, 0], [None, None], status=["failed", "no_answer"])])
     assert (found["verifier_failed"], found["no_answer"], found["accuracy"], found["maj@2"]) == (0.5, 0.5, 0.0, 0.0)

@@ -108,6 +108,20 @@ def test_bootstrap_of_a_skewed_score_equals_scipys_bca():
     assert ours[1:] == pytest.approx((theirs.low, theirs.high), abs=0.01)
 
 
+def test_bootstrap_of_an_average_equals_scipys_bca_on_two_samples():
+    random = np.random.default_rng(4)
+    skewed, even = random.exponential(size=15), random.normal(size=100)
+    ours = average_interval([skewed, even], num_resamples=60_000)
+    theirs = stats.bootstrap(
+        (skewed, even), mean_of_means, n_resamples=60_000, batch=10_000, method="BCa", rng=3, vectorized=True
+    ).confidence_interval
+    assert ours[1:] == pytest.approx((theirs.low, theirs.high), abs=0.01)
+
+
+def mean_of_means(first, second, axis=-1):
+    return (first.mean(axis) + second.mean(axis)) / 2
+
+
 def test_degenerate_scores_keep_an_honest_interval():
     assert bootstrap_interval(np.zeros(100)) == pytest.approx((0.0, 0.0, wilson_interval(0, 100).high))
     assert bootstrap_interval(np.ones(100)).low == pytest.approx(wilson_interval(100, 100).low)
