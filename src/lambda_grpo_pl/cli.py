@@ -81,7 +81,7 @@ def build(args: ArgsType = None, run: bool = True) -> LambdaGRPOCLI:
         run=run,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"parser_mode": "omegaconf"} if False else {},
+        parser_kwargs={"parser_mode": "omegaconf+"},  # ${section.key} in YAML, resolved after overlays and the command line
         auto_configure_optimizers=False,
     )
 

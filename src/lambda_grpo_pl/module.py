@@ -76,10 +76,10 @@ class LambdaGRPO(L.LightningModule):
     def __init__(
         self,
         policy: PolicyConfig,
-        preference: PreferenceConfig | None = None,
-        objective: ObjectiveConfig | None = None,
-        optimizer: OptimizerConfig | None = None,
-        updates: UpdateConfig | None = None,
+        preference: PreferenceConfig = PreferenceConfig(),
+        objective: ObjectiveConfig = ObjectiveConfig(),
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        updates: UpdateConfig = UpdateConfig(),
         temperature: float = 1.0,
         max_response_tokens: int = 1024,
     ) -> None:
@@ -97,11 +97,10 @@ class LambdaGRPO(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.policy_config = policy
-        self.objective = objective or ObjectiveConfig()
-        self.optimizer_config = optimizer or OptimizerConfig()
-        self.updates = updates or UpdateConfig()
+        self.objective = objective
+        self.optimizer_config = optimizer
+        self.updates = updates
         self.temperature = temperature
-        preference = preference or PreferenceConfig()
         self.preference = LengthPreference(replace(preference, max_length=preference.max_length or max_response_tokens))
         # λ's gradient is exact and reduced by `_learn_preference`; DDP must neither expect nor average it.
         self._ddp_params_and_buffers_to_ignore = [f"preference.{name}" for name in self.preference.state_dict()]
@@ -192,7 +191,7 @@ class LambdaGRPO(L.LightningModule):
         """One step of the policy and one of λ on a mini-batch."""
         count = count_tokens(groups.lengths, groups.active, self.objective.token_count, self._sum)
         features = context_features(groups.rewards, groups.lengths, groups.prompt_lengths, groups.active)
-        self.preference.update_moments(features, self._sum)
+        self.preference.update_moments(features, self._sum, groups.active)
         with torch.no_grad():
             f = self.preference(groups.lengths, count.mean_length, groups.active, features)
         weights = torch.zeros_like(rollout.advantages)

@@ -1,4 +1,4 @@
-"""The batch plan: what a step consists of, checked across sections before anything is loaded, and told at the start."""
+"""Checks that need several sections of the configuration and no model: they run before anything is built."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lambda_grpo_pl.sampling import installed_vllm, require_vllm
+from lambda_grpo_pl.sampling.vllm_support import installed_vllm, require_vllm
 
 
 def check_plan(config: Any) -> None:
@@ -54,37 +54,3 @@ def _check_preference(config: Any) -> None:
             f"heldout.every is {config.heldout.every}, but model.preference.learn is {learns}: set it to validation, or "
             "heldout.every to 0."
         )
-
-
-def describe_plan(trainer: Any, module: Any, data: Any, rollout: Any) -> list[tuple[str, str]]:
-    """Rows (what, how much) that say what one step is, so that batch semantics need no guessing."""
-    group, limit = rollout.sampling.num_samples, rollout.sampling.max_tokens
-    prompts, updates = data.batch_size, module.updates
-    num_parameters = sum(parameter.numel() for parameter in module.policy.parameters())
-    trainable = sum(parameter.numel() for parameter in module.policy.parameters() if parameter.requires_grad)
-    budget = module.policy_config.tokens_per_micro_batch
-    bytes_of_state = 4 * num_parameters + 12 * trainable
-    responses = prompts * group
-    return [
-        ("prompts × G", f"{prompts} × {group} = {responses} responses a step, on {trainer.world_size} rank(s)"),
-        (
-            "updates",
-            f"{updates.num_epochs} epoch(s) × {updates.num_minibatches} mini-batch(es) = {updates.per_rollout} a step, "
-            f"{responses // updates.num_minibatches} responses each; {trainer.max_steps} in all",
-        ),
-        ("tokens", f"at most {limit} a response, {responses * limit:,} a step; {budget:,} a micro-batch"),
-        ("objective", f"{module.preference.config.family}, λ {module.preference.config.learn}, "
-                      f"Z {module.objective.token_count}, clip {_clip(module)}, β {module.objective.surrogate.kl_coef}"),
-        ("parameters", f"{trainable:,} trainable of {num_parameters:,}, and {_num_preference(module)} for λ"),
-        ("memory", f"{bytes_of_state / 2**20:,.0f} MiB of weights, gradients and optimizer states over all ranks, "
-                   "activations aside"),
-    ]
-
-
-def _clip(module: Any) -> str:
-    surrogate = module.objective.surrogate
-    return f"{1 - surrogate.clip_low:g}…{1 + surrogate.clip_high:g}"
-
-
-def _num_preference(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.preference.parameters() if parameter.requires_grad)

@@ -4,6 +4,7 @@ from lambda_grpo_pl.callbacks.evaluation import BenchmarkEvaluation, EvaluationS
 from lambda_grpo_pl.callbacks.export import HuggingFaceExport
 from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
 from lambda_grpo_pl.callbacks.plan import StartupPlan
+from lambda_grpo_pl.callbacks.progress import RolloutProgressBar
 from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
@@ -22,6 +23,7 @@ __all__ = [
     "PreferenceMonitor",
     "RewardCallback",
     "RolloutCallback",
+    "RolloutProgressBar",
     "RunSummary",
     "StartupPlan",
 ]

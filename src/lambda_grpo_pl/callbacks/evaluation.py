@@ -52,7 +52,7 @@ class BenchmarkEvaluation(L.Callback):
 
     def __init__(
         self,
-        overrides: EvaluationSettings | None = None,
+        overrides: EvaluationSettings = EvaluationSettings(),
         average_over: list[str] | None = None,
         confidence: float = 0.95,
         to_terminal: bool = True,
@@ -65,7 +65,7 @@ class BenchmarkEvaluation(L.Callback):
             confidence: Coverage of the bootstrap intervals; 0 leaves them out.
             to_terminal: Print the table after every evaluation.
         """
-        self.overrides = overrides or EvaluationSettings()
+        self.overrides = overrides
         self.average_over = average_over
         self.confidence = confidence
         self.to_terminal = to_terminal
@@ -106,9 +106,10 @@ class BenchmarkEvaluation(L.Callback):
         self.history.append((trainer.global_step, tables))
         if not trainer.sanity_checking:
             metrics = {f"val/{name}/{measure}": value for name, table in tables.items() for measure, value in table.items()}
-            pl_module.log_dict({name: value for name, value in metrics.items() if value == value})
-        chosen = [tables[name]["accuracy"] for name in self.average_over or tables]
-        pl_module.log("val/average", sum(chosen) / len(chosen))
+            chosen = [tables[name]["accuracy"] for name in self.average_over or tables]
+            metrics["val/average"] = sum(chosen) / len(chosen)
+            # The same on every rank, so that averaging over ranks changes nothing (and Lightning does not warn).
+            pl_module.log_dict({name: value for name, value in metrics.items() if value == value}, sync_dist=True)
         if self.to_terminal and trainer.is_global_zero:
             Console().print(self.table(trainer))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning as L
 from rich.console import Console
 from rich.table import Table
 
 from lambda_grpo_pl.callbacks.lookup import find_callback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
-from lambda_grpo_pl.plan import describe_plan
 
 
 class StartupPlan(L.Callback):
@@ -31,3 +32,37 @@ class StartupPlan(L.Callback):
         for row in describe_plan(trainer, pl_module, data, find_callback(trainer, RolloutCallback)):
             table.add_row(*row)
         Console().print(table)
+
+
+def describe_plan(trainer: Any, module: Any, data: Any, rollout: Any) -> list[tuple[str, str]]:
+    """Rows (what, how much) that say what one step is, so that batch semantics need no guessing."""
+    group, limit = rollout.sampling.num_samples, rollout.sampling.max_tokens
+    prompts, updates = data.batch_size, module.updates
+    num_parameters = sum(parameter.numel() for parameter in module.policy.parameters())
+    trainable = sum(parameter.numel() for parameter in module.policy.parameters() if parameter.requires_grad)
+    budget = module.policy_config.tokens_per_micro_batch
+    bytes_of_state = 4 * num_parameters + 12 * trainable
+    responses = prompts * group
+    return [
+        ("prompts × G", f"{prompts} × {group} = {responses} responses a step, on {trainer.world_size} rank(s)"),
+        (
+            "updates",
+            f"{updates.num_epochs} epoch(s) × {updates.num_minibatches} mini-batch(es) = {updates.per_rollout} a step, "
+            f"{responses // updates.num_minibatches} responses each; {trainer.max_steps} in all",
+        ),
+        ("tokens", f"at most {limit} a response, {responses * limit:,} a step; {budget:,} a micro-batch"),
+        ("objective", f"{module.preference.config.family}, λ {module.preference.config.learn}, "
+                      f"Z {module.objective.token_count}, clip {_clip(module)}, β {module.objective.surrogate.kl_coef}"),
+        ("parameters", f"{trainable:,} trainable of {num_parameters:,}, and {_num_preference(module)} for λ"),
+        ("memory", f"{bytes_of_state / 2**20:,.0f} MiB of weights, gradients and optimizer states over all ranks, "
+                   "activations aside"),
+    ]
+
+
+def _clip(module: Any) -> str:
+    surrogate = module.objective.surrogate
+    return f"{1 - surrogate.clip_low:g}…{1 + surrogate.clip_high:g}"
+
+
+def _num_preference(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.preference.parameters() if parameter.requires_grad)

@@ -18,7 +18,7 @@ class RewardCallback(L.Callback):
     def __init__(
         self,
         functions: list[RewardSpec] | None = None,
-        pool: PoolConfig | None = None,
+        pool: PoolConfig = PoolConfig(),
         on_failure: Literal["zero", "exclude"] = "zero",
         overlong_filter: bool = False,
     ) -> None:
@@ -30,7 +30,7 @@ class RewardCallback(L.Callback):
             on_failure: What a failed verifier trains as: reward 0, or left out of the loss.
             overlong_filter: Leave truncated responses out of the loss and of their group's statistics (DAPO, section 3.4).
         """
-        self.pool = pool or PoolConfig()
+        self.pool = pool
         self.suite = RewardSuite(functions or [RewardSpec(name="math")], self.pool, on_failure, overlong_filter)
 
     def on_train_batch_start(

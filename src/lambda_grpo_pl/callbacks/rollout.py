@@ -37,8 +37,8 @@ class RolloutCallback(L.Callback):
     def __init__(
         self,
         sampler: Literal["auto", "vllm", "transformers"] = "auto",
-        sampling: SamplingSettings | None = None,
-        engine: VllmSettings | None = None,
+        sampling: SamplingSettings = SamplingSettings(num_samples=8),
+        engine: VllmSettings = VllmSettings(),
         seed: int = 0,
         sync_tolerance: float | None = None,
     ) -> None:
@@ -52,8 +52,8 @@ class RolloutCallback(L.Callback):
             sync_tolerance: Largest difference (nats) the self-test accepts; null: 1e-3 in float32, 0.2 in lower precision.
         """
         self.sampler_name = sampler
-        self.sampling = sampling or SamplingSettings(num_samples=8)
-        self.engine = engine or VllmSettings()
+        self.sampling = sampling
+        self.engine = engine
         self.seed = seed
         self.sync_tolerance = sync_tolerance
         self.sampler: Sampler | None = None
@@ -117,7 +117,7 @@ class RolloutCallback(L.Callback):
         if self._synced_at == trainer.global_step:
             return
         with timed(pl_module, "sync") if trainer.training else nullcontext():
-            self.sampler.sync(pl_module.policy)
+            self.sampler.sync(pl_module.policy.model)
             probe = probe_sequences(len(trainer.datamodule.tokenizer))  # type: ignore[attr-defined]
             gap = check_sync(self.sampler, pl_module.policy.sequence_logprobs, probe, self._tolerance(trainer))
         if trainer.training:
