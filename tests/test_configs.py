@@ -1,0 +1,109 @@
+"""Every configuration and every documented stack of overlays parses, fits its classes, and says something."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lambda_grpo_pl.cli import LambdaGRPOCLI, build
+from lambda_grpo_pl.plan import check_plan
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configs/**/*.yaml"), ROOT / "Makefile"])
+COMMAND = re.compile(r"lambda-grpo (?:fit|validate|test|predict)\s(?:[^`\n]|\\\n)*--config(?:[^`\n\\]|\\\n)*")
+
+
+def documented_stacks() -> Iterator[tuple[str, list[str]]]:
+    """(where, arguments after the subcommand) of each `lambda-grpo` command in Markdown, comments and the Makefile."""
+    for document in DOCUMENTS:
+        for command in COMMAND.findall(document.read_text(encoding="utf-8")):
+            words = shlex.split(re.sub(r"\\\n\s*#?", " ", command))
+            yield f"{document.relative_to(ROOT)}: {' '.join(words[1:])}", words[2:]
+
+
+STACKS = dict(documented_stacks())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_root() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        yield
+
+
+@pytest.fixture(scope="module")
+def parser(in_root: None) -> Any:
+    """The command line's parser, without what building a trainer and a module would need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LambdaGRPOCLI, "before_instantiate_classes", lambda self: None)
+        patch.setattr(LambdaGRPOCLI, "instantiate_classes", lambda self: None)
+        patch.setattr("sys.argv", ["lambda-grpo"])
+        return build(["--config", "configs/base.yaml"], run=False).parser
+
+
+def parse(parser: Any, arguments: list[str]) -> Any:
+    config = parser.parse_args(arguments)
+    if config.trainer.accelerator == "gpu":
+        config.trainer.accelerator = "cpu"  # the check of a GPU is not this test's
+    check_plan(config)
+    return config
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_a_configuration_parses_over_base_and_fits_its_classes(parser: Any, path: str) -> None:
+    config = parse(parser, ["--config", "configs/base.yaml", "--config", path])
+    objects = parser.instantiate(config)
+    assert objects.data.batch_size == config.data.batch_size
+    assert objects.model.preference.config.family == config.model.preference.family
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.count("/") == 2])
+def test_an_overlay_says_what_it_is_for_and_changes_something(parser: Any, path: str) -> None:
+    assert Path(path).read_text(encoding="utf-8").startswith("# ")
+    base, over = (parser.parse_args(["--config", "configs/base.yaml", *more]) for more in ([], ["--config", path]))
+    assert base != over or path in ("configs/preference/lambda.yaml", "configs/model/tiny.yaml")
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "/preference/" in path])
+def test_a_method_is_told_in_few_lines_and_in_its_own_sections(path: str) -> None:
+    text = Path(path).read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 7
+    assert set(yaml.safe_load(text)) <= {"model", "dynamic_sampling", "heldout", "reward", "data"}
+    assert set(yaml.safe_load(text)["model"]) <= {"preference", "objective"}
+
+
+@pytest.mark.parametrize("where", STACKS)
+def test_a_documented_command_parses(parser: Any, where: str) -> None:
+    parse(parser, STACKS[where])
+
+
+def test_the_documents_hold_commands() -> None:
+    """Else the extraction is broken, and the test above checks nothing."""
+    files = {where.split(":")[0] for where in STACKS}
+    assert {"Makefile", "README.md", "configs/base.yaml", "configs/recipe/dapo.yaml"} <= files
+
+
+def test_paths_follow_the_root_folder_after_overlays_and_the_command_line(parser: Any) -> None:
+    config = parse(parser, ["--config", "configs/base.yaml", "--trainer.default_root_dir", "elsewhere"])
+    assert [logger.init_args.save_dir for logger in config.trainer.logger] == ["elsewhere", "elsewhere"]
+    assert config.trainer.callbacks[1].init_args.dirpath == "elsewhere/checkpoints"
+
+
+def test_full_dapo_is_full(parser: Any) -> None:
+    """Token mean, clip-higher and dynamic sampling, with the overlong filter or, in the recipe, the soft penalty."""
+    overlay = ["--config", "configs/base.yaml", "--config", "configs/preference/dapo_full.yaml"]
+    method, recipe = (parse(parser, [*overlay, *more]) for more in ([], ["--config", "configs/recipe/dapo.yaml"]))
+    for config in (method, recipe):
+        assert (config.model.preference.family, config.model.objective.token_count) == ("uniform", "global")
+        assert config.model.objective.surrogate.clip_high > config.model.objective.surrogate.clip_low
+        assert config.dynamic_sampling.max_rounds > 0
+        assert config.model.objective.surrogate.kl_coef == 0
+    assert method.reward.overlong_filter
+    penalty = recipe.reward.functions[1]
+    assert (penalty.name, penalty.params["max_length"]) == ("overlong", recipe.rollout.sampling.max_tokens)
+    assert not recipe.reward.overlong_filter
