@@ -1,4 +1,4 @@
-"""What a training step does: the same update however it is cut, one step of θ and one of λ, and nothing for the rest."""
+"""A training step: the same update however it is cut, one step of θ and one of λ, and nothing for the rest."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_gradient_checkpointing_changes_nothing(folder: Path) -> None:
 
 
 def test_the_sequence_level_path_equals_the_token_level_path_where_they_agree(folder: Path) -> None:
-    """On-policy every ratio is 1 with the gradient of its mean, so GSPO's gradient is GRPO's with a row's mean advantage."""
+    """On-policy every ratio is 1 with the gradient of its mean: GSPO's gradient is then the token-level one."""
     token = fit(folder, steps=1, objective=ObjectiveConfig(surrogate=SurrogateConfig()))
     sequence = fit(folder, steps=1, objective=ObjectiveConfig(surrogate=SurrogateConfig(ratio_level="sequence")))
     assert_same(token, sequence, tolerance=3e-4)

@@ -4,8 +4,9 @@ Legend for every shape in this package: **B** prompts, **G** responses per promp
 prompt-major order (row = b·G + g), **P** prompt tokens (left-padded), **L** response tokens (right-padded).
 Lengths are in tokens, log-probabilities in nats, rewards have no dimension.
 
-The loader makes a `RolloutBatch` whose `prompts` are set; `RolloutCallback` writes `completions`, `RewardCallback` writes
-`rewards`, and `LambdaGRPO.training_step` reads all three. Advantages are not here: they belong to the objective.
+The loader makes a `RolloutBatch` whose `prompts` are set; `RolloutCallback` writes `completions`, `RewardCallback`
+writes `rewards`, and `LambdaGRPO.training_step` reads all three. Advantages are not here: they belong to the
+objective.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Rewards(NamedTuple):
     correct: Tensor
     """[N] bool: the first (task) reward counts the answer as right; splits lengths on the dashboard."""
     active: Tensor
-    """[N] bool: False leaves the response out of the loss and of its group's statistics (overlong filter, failed verifier)."""
+    """[N] bool: False leaves the response out of the loss and of its group's statistics (overlong filter, failed
+    verifier)."""
     parts: dict[str, Tensor]
     """Each reward by name, [N] float32, unweighted."""
 
@@ -95,14 +97,16 @@ class RolloutBatch:
     @property
     def group_size(self) -> int:
         """G, known once the completions are there."""
-        return self.require("completions").ids.shape[0] // self.num_prompts
+        completions: Completions = self.require("completions")
+        return completions.ids.shape[0] // self.num_prompts
 
     def require(self, slot: Slot) -> Any:
         """Return a filled slot, or raise a `ValueError` that names the callback that should have filled it."""
         value = getattr(self, slot)
         if value is None:
             raise ValueError(
-                f"The batch has no {slot}: add {WRITERS[slot]} to the trainer's callbacks, before whatever reads {slot}."
+                f"The batch has no {slot}: add {WRITERS[slot]} to the trainer's callbacks, before whatever reads "
+                f"{slot}."
             )
         return value
 

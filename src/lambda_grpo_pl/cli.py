@@ -1,15 +1,16 @@
 """`lambda-grpo fit | validate | test | predict | compare`: LightningCLI with this package's module, data and callbacks.
 
-Each callback has a section of its own (`rollout`, `reward`, …), so that overlays merge key by key; their order is fixed here.
-Checks that need several sections, and no model, run before anything is built.
+Each callback has a section of its own (`rollout`, `reward`, …), so that overlays merge key by key; their order is
+fixed here. Checks that need several sections, and no model, run before anything is built.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
 
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from lambda_grpo_pl.callbacks import (
@@ -28,8 +29,12 @@ from lambda_grpo_pl.callbacks import (
 from lambda_grpo_pl.datamodule import PromptDataModule
 from lambda_grpo_pl.evaluation.compare import main as compare
 from lambda_grpo_pl.module import LambdaGRPO
-from lambda_grpo_pl.plan import check_plan
+from lambda_grpo_pl.plan import check_plan, check_shares
 from lambda_grpo_pl.tasks.base_model import resolve_model_path
+
+DEBUG_VARIABLE = "LAMBDA_GRPO_DEBUG"
+BAD_INPUT = (ValueError, OSError, MisconfigurationException)
+"""What a user can bring about: settings that don't fit, and files or hub names that aren't there."""
 
 # In hook order: sample, score, refill, hold out; then what only reads. PhaseTimer is last, see there.
 SECTIONS = {
@@ -70,9 +75,13 @@ class LambdaGRPOCLI(LightningCLI):
                 config.model.policy[name] = resolve_model_path(value)
         config.data.tokenizer_path = config.model.policy.path
 
+    def after_instantiate_classes(self) -> None:
+        """Refuse prompts that ranks or mini-batches can't share evenly: only now is the number of ranks known."""
+        check_shares(self.datamodule.batch_size, self.model.updates, self.trainer.world_size)
+
 
 def build(args: ArgsType = None, run: bool = True) -> LambdaGRPOCLI:
-    """Parse `args` (the command line if None), build trainer, module and data, and run the subcommand unless `run` is False."""
+    """Parse `args` (the command line if None), build trainer, module and data, and run the subcommand if `run`."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     return LambdaGRPOCLI(
         LambdaGRPO,
@@ -81,24 +90,20 @@ def build(args: ArgsType = None, run: bool = True) -> LambdaGRPOCLI:
         run=run,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"parser_mode": "omegaconf+"},  # ${section.key} in YAML, resolved after overlays and the command line
+        parser_kwargs={"parser_mode": "omegaconf+"},  # resolves ${section.key} after overlays and arguments
         auto_configure_optimizers=False,
     )
 
 
 def main() -> int:
-    """Console entry point; bad input ends with one sentence and exit status 2."""
+    """Console entry point; bad input ends with one sentence and exit status 2 (LAMBDA_GRPO_DEBUG=1: a traceback)."""
     if sys.argv[1:2] == ["compare"]:
         return compare(sys.argv[2:])
     try:
         build()
-    except ValueError as error:
-        print(f"lambda-grpo: {error}", file=sys.stderr)
+    except BAD_INPUT as error:
+        if os.environ.get(DEBUG_VARIABLE) == "1":
+            raise
+        print(f"lambda-grpo: {' '.join(str(error).split())}\n({DEBUG_VARIABLE}=1 shows where.)", file=sys.stderr)
         return 2
     return 0
-
-
-def config_of(cli: LambdaGRPOCLI) -> Namespace:
-    """The parsed configuration of the subcommand."""
-    config: Any = cli.config[cli.subcommand] if cli.subcommand else cli.config
-    return config

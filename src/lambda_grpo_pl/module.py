@@ -1,8 +1,8 @@
 """λ-GRPO as a LightningModule: the policy, the frozen reference and λ. What has a gradient lives here, text does not.
 
-One `training_step` serves one rollout: advantages → log-probabilities that must be fixed beforehand (old only if there are
-several updates, reference only if β > 0) → for each update the token count, f, the accumulated gradient, a step of the
-policy, a step of λ → scalar statistics. Completions and rewards come in the batch, see `callbacks`.
+One `training_step` serves one rollout: advantages → log-probabilities that must be fixed beforehand (old only if
+there are several updates, reference only if β > 0) → for each update the token count, f, the accumulated gradient, a
+step of the policy, a step of λ → scalar statistics. Completions and rewards come in the batch, see `callbacks`.
 """
 
 from __future__ import annotations
@@ -67,10 +67,11 @@ class Groups(NamedTuple):
 class LambdaGRPO(L.LightningModule):
     """Trains a policy on scored rollouts with one objective, J = Σ_i f_i S_i / Z_i.
 
-    S_i = Σ_t s_{i,t} is response i's clipped surrogate (PPO's, DAPO's asymmetric clip included), Z the token count, and f the
-    length preference: GRPO, DAPO, Dr. GRPO and λ-GRPO are values of f (`preference.family`), never branches in the loss. f depends
-    on lengths alone, so λ's gradient dJ/dλ = Σ_i f_i' S_i / Z_i is exact from the S_i that the policy's passes return anyway; λ
-    takes part in no policy pass and costs nothing. θ and λ ascend together, each with its own optimizer.
+    S_i = Σ_t s_{i,t} is response i's clipped surrogate (PPO's, DAPO's asymmetric clip included), Z the token count,
+    and f the length preference: GRPO, DAPO, Dr. GRPO and λ-GRPO are values of f (`preference.family`), never branches
+    in the loss. f depends on lengths alone, so λ's gradient dJ/dλ = Σ_i f_i' S_i / Z_i is exact from the S_i that the
+    policy's passes return anyway; λ takes part in no policy pass and costs nothing. θ and λ ascend together, each
+    with its own optimizer.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class LambdaGRPO(L.LightningModule):
             objective: Advantages, surrogate and token count.
             optimizer: The policy's optimizer.
             updates: Optimizer updates a rollout.
-            temperature: Sampling temperature; log-probabilities are taken at it. Linked to rollout.sampling.temperature.
+            temperature: Log-probabilities are taken at it. Linked to rollout.sampling.temperature.
             max_response_tokens: L_max of Dr. GRPO. Linked to rollout.sampling.max_tokens.
         """
         super().__init__()
@@ -113,8 +114,8 @@ class LambdaGRPO(L.LightningModule):
         """Refuse what cannot be trained before any weight is loaded."""
         if self.trainer.precision.endswith("-true") and self.trainer.precision[:2] in ("bf", "16"):
             raise ValueError(
-                f"trainer.precision is {self.trainer.precision}, which rounds λ's and small policy updates away: set it to "
-                "bf16-mixed (float32 weights, bfloat16 arithmetic)."
+                f"trainer.precision is {self.trainer.precision}, which rounds λ's and small policy updates away: "
+                "set it to bf16-mixed (float32 weights, bfloat16 arithmetic)."
             )
         check_checkpoint(self.policy_config.path, self.policy_config)
 
@@ -243,8 +244,8 @@ class LambdaGRPO(L.LightningModule):
         cast(Any, self.optimizers())[1].optimizer.step()
         if self.preference.clamp_():
             rank_zero_warn(
-                f"λ stands at its bound {self.preference.config.bound}: f is as uneven as it may get. Lower preference.lr, raise "
-                "preference.bound, or set preference.min_ess."
+                f"λ stands at its bound {self.preference.config.bound}: f is as uneven as it may get. Lower "
+                "preference.lr, raise preference.bound, or set preference.min_ess."
             )
         return {"preference/slope": slope}
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from lambda_grpo_pl.sampling.vllm_support import installed_vllm, require_vllm
+from lambda_grpo_pl.settings import UpdateConfig
 
 
 def check_plan(config: Any) -> None:
@@ -30,27 +31,44 @@ def check_plan(config: Any) -> None:
     precision = str(config.trainer.precision)
     if precision in ("bf16-true", "16-true"):
         raise ValueError(
-            f"trainer.precision is {precision}, which rounds small updates of λ and the policy away: set it to bf16-mixed."
+            f"trainer.precision is {precision}, which rounds small updates of λ and the policy away: set it to "
+            "bf16-mixed."
         )
     _check_preference(config)
-    if config.rollout.sampler == "vllm":
-        require_vllm(installed_vllm())
+    version = installed_vllm()
+    if config.rollout.sampler == "vllm" or (config.rollout.sampler == "auto" and version is not None):
+        require_vllm(version)
     if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ValueError(
-            f"trainer.accelerator is {config.trainer.accelerator}, but torch {torch.__version__} finds no working CUDA device: "
-            "check nvidia-smi and that this torch is a CUDA build, or set trainer.accelerator to cpu."
+            f"trainer.accelerator is {config.trainer.accelerator}, but torch {torch.__version__} finds no working "
+            "CUDA device: check nvidia-smi and that this torch is a CUDA build, or set trainer.accelerator to cpu."
         )
+
+
+def check_shares(batch_size: int, updates: UpdateConfig, num_ranks: int) -> None:
+    """Refuse prompts that ranks, or a rank's mini-batches, can't share evenly. Raises `ValueError`."""
+    if batch_size % num_ranks:
+        raise ValueError(
+            f"data.batch_size is {batch_size}, which {num_ranks} ranks can't share evenly: set it to a multiple of "
+            f"{num_ranks * updates.num_minibatches}."
+        )
+    updates.check(batch_size // num_ranks)
 
 
 def _check_preference(config: Any) -> None:
     learns = config.model.preference.learn
+    if learns == "validation" and config.data.heldout is None:
+        raise ValueError(
+            "model.preference.learn is validation, but there are no held-out prompts: set data.heldout to a source "
+            "that is neither trained nor tested on."
+        )
     if learns == "validation" and config.heldout.every == 0:
         raise ValueError(
-            "model.preference.learn is validation, but no held-out batch comes: set heldout.every to the number of steps "
-            "between two updates of λ, such as 10."
+            "model.preference.learn is validation, but no held-out batch comes: set heldout.every to the number of "
+            "steps between two updates of λ, such as 10."
         )
     if learns != "validation" and config.heldout.every > 0:
         raise ValueError(
-            f"heldout.every is {config.heldout.every}, but model.preference.learn is {learns}: set it to validation, or "
-            "heldout.every to 0."
+            f"heldout.every is {config.heldout.every}, but model.preference.learn is {learns}: set it to "
+            "validation, or heldout.every to 0."
         )

@@ -73,6 +73,7 @@ class UpdateConfig:
         """Refuse prompts that do not split evenly into mini-batches."""
         if num_prompts % self.num_minibatches:
             raise ValueError(
-                f"{num_prompts} prompts a rank do not split into updates.num_minibatches = {self.num_minibatches} equal parts: "
-                f"set data.batch_size (over the number of ranks) to a multiple of {self.num_minibatches}, or change num_minibatches."
+                f"{num_prompts} prompts a rank do not split into updates.num_minibatches = {self.num_minibatches} "
+                "equal parts: set data.batch_size (over the number of ranks) to a multiple of "
+                f"{self.num_minibatches}, or change num_minibatches."
             )

@@ -18,7 +18,16 @@ def shard_policy(policy: Policy, mesh: DeviceMesh, dtype: torch.dtype | None) ->
 
     `dtype` is what parameters are computed in (None: float32 as stored); master weights, gradients and optimizer states
     stay float32. The head shares the root's group, so its weight is whole inside `Policy.forward`.
+
+    Raises `ValueError` for a mesh with a tensor-parallel dimension: ranks along it would train on different prompts
+    unreduced.
     """
+    if mesh["tensor_parallel"].size() > 1:
+        raise ValueError(
+            f"The strategy splits layers over {mesh['tensor_parallel'].size()} ranks, which this policy does not "
+            "support: set ModelParallelStrategy's tensor_parallel_size to 1 and data_parallel_size to the number "
+            "of ranks."
+        )
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if dtype else MixedPrecisionPolicy()
     data_mesh = mesh["data_parallel"]
     layer_names = set(policy.causal_lm._no_split_modules or [])

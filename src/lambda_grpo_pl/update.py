@@ -1,8 +1,8 @@
 """One optimizer update: rows in, the policy's gradient and each response's surrogate S_i out.
 
-Everything that normalises is known before the first forward pass: advantages, the length preference f, the token count Z. So
-a row enters with its weight f_i / Z_i, micro-batches only sum, and how rows are split changes nothing. The surrogates S_i
-come back for the length preference, whose gradient needs no more than them.
+Everything that normalises is known before the first forward pass: advantages, the length preference f, the token
+count Z. So a row enters with its weight f_i / Z_i, micro-batches only sum, and how rows are split changes nothing.
+The surrogates S_i come back for the length preference, whose gradient needs no more than them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ class Gradient(NamedTuple):
 
 
 def micro_batches(rollout: Rollout, rows: Tensor, passes: Passes) -> Iterator[tuple[MicroBatch, bool, bool]]:
-    """Yield (micro-batch, counts, is last). Ranks with fewer rows repeat one that doesn't count: skipped work, same passes."""
+    """Yield (micro-batch, counts, is last). Ranks with fewer rows repeat one that doesn't count: skipped work,
+    same passes.
+    """
     prompt_lengths, lengths = rollout.prompts.lengths.cpu(), rollout.completions.lengths.cpu()
     plan = plan_micro_batches(rows.cpu(), prompt_lengths, lengths, passes.budget, rollout.layout) if len(rows) else []
     needed = passes.agree(len(plan))

@@ -1,9 +1,9 @@
 """The `validation` rule: what a virtual policy step, weighted by f, would do to held-out reward.
 
-A step θ' = θ + η Σ_i (f_i / Z_i) ∇S_i changes the held-out objective by η Σ_i (f_i / Z_i) ⟨∇J_val, ∇S_i⟩ to first order. So λ
-ascends the same sum as under the paper's rule with each S_i replaced by its *alignment* T_i = η ⟨∇J_val, ∇S_i⟩. One backward
-pass gives v = ∇J_val / ‖∇J_val‖; the N inner products come from two forward passes, S_i(θ ± εv), as a central difference
-(DARTS, arXiv 1806.09055, section 2.3).
+A step θ' = θ + η Σ_i (f_i / Z_i) ∇S_i changes the held-out objective by η Σ_i (f_i / Z_i) ⟨∇J_val, ∇S_i⟩ to first
+order. So λ ascends the same sum as under the paper's rule with each S_i replaced by its *alignment* T_i = η ⟨∇J_val,
+∇S_i⟩. One backward pass gives v = ∇J_val / ‖∇J_val‖; the N inner products come from two forward passes, S_i(θ ± εv),
+as a central difference (DARTS, arXiv 1806.09055, section 2.3).
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ def alignments(
     config: SurrogateConfig,
     passes: Passes,
 ) -> Tensor:
-    """T_i = ⟨∇J_val, ∇S_i⟩ for `rows` of the rollout, [N] float32, 0 elsewhere (η is 1: it is part of λ's learning rate).
+    """T_i = ⟨∇J_val, ∇S_i⟩ for `rows` of the rollout, [N] float32, 0 elsewhere; η is part of λ's learning rate.
 
-    J_val = Σ_j w_j S_j over `heldout_rows` with `heldout_weights` [N_val]. `rollout.old` must be set: the ratio's denominator stays
-    at θ while the policy moves. The policy's weights come back bit for bit and its gradient is left at None.
+    J_val = Σ_j w_j S_j over `heldout_rows` with `heldout_weights` [N_val]. `rollout.old` must be set: the ratio's
+    denominator stays at θ while the policy moves. The policy's weights come back bit for bit and its gradient is left
+    at None.
     """
     assert rollout.old is not None
     accumulate_gradient(policy, heldout, heldout_rows, heldout_weights, config, passes)

@@ -1,6 +1,6 @@
 """Run by torchrun-like launches of the tests: fit on fixed scored batches, save what came out on the first rank.
 
-    python -m tests.distributed.train_scored FOLDER OUT STRATEGY DEVICES [CHECKPOINT]
+python -m tests.distributed.train_scored FOLDER OUT STRATEGY DEVICES [CHECKPOINT]
 """
 
 from __future__ import annotations

@@ -69,7 +69,9 @@ def test_a_frozen_head_costs_no_weight_gradient() -> None:
 
 
 def test_no_logits_larger_than_a_chunk_are_made() -> None:
-    """The largest tensor with a vocabulary axis that the fused pass creates is chunk × V (the weight itself, [V, H], aside)."""
+    """The largest tensor with a vocabulary axis that the fused pass creates is chunk × V (the weight itself, [V,
+    H], aside).
+    """
     hidden, weight, _, labels = make_inputs(False, torch.float32)
     largest = 0
 

@@ -35,9 +35,7 @@ def make_rollout(num_prompts: int = 3, group_size: int = 4) -> tuple[Prompts, Co
     prompt_lengths = torch.randint(1, width + 1, (num_prompts,), generator=generator)
     lengths = torch.randint(1, length + 1, (num_rows,), generator=generator)
     lengths[:3] = torch.tensor([1, 12, 1])
-    prompts = Prompts(
-        torch.randint(61, (num_prompts, width), generator=generator), prompt_lengths, ({},) * num_prompts
-    )
+    prompts = Prompts(torch.randint(61, (num_prompts, width), generator=generator), prompt_lengths, ({},) * num_prompts)
     ids = torch.randint(61, (num_rows, length), generator=generator)
     return prompts, Completions(ids, lengths, lengths > 99, torch.zeros(ids.shape))
 

@@ -77,7 +77,8 @@ class BenchmarkEvaluation(L.Callback):
         """Begin with empty tables."""
         names: list[str] = trainer.datamodule.val_names  # type: ignore[attr-defined]
         self._scores = {
-            name: BenchmarkScores(self.settings(trainer, name).num_samples, confidence=self.confidence) for name in names
+            name: BenchmarkScores(self.settings(trainer, name).num_samples, confidence=self.confidence)
+            for name in names
         }
 
     def on_validation_batch_start(
@@ -105,7 +106,9 @@ class BenchmarkEvaluation(L.Callback):
         }
         self.history.append((trainer.global_step, tables))
         if not trainer.sanity_checking:
-            metrics = {f"val/{name}/{measure}": value for name, table in tables.items() for measure, value in table.items()}
+            metrics = {
+                f"val/{name}/{measure}": value for name, table in tables.items() for measure, value in table.items()
+            }
             chosen = [tables[name]["accuracy"] for name in self.average_over or tables]
             metrics["val/average"] = sum(chosen) / len(chosen)
             # The same on every rank, so that averaging over ranks changes nothing (and Lightning does not warn).

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 
 class HuggingFaceExport(L.Callback):
-    """Writes `<default_root_dir>/<folder>` when the fit ends: weights (LoRA merged, shards gathered), config and tokenizer."""
+    """Writes weights (LoRA merged, shards gathered), config and tokenizer to `<default_root_dir>/<folder>`."""
 
     def __init__(self, folder: str | None = "policy") -> None:
         """Keep the setting.
@@ -33,9 +33,7 @@ class HuggingFaceExport(L.Callback):
         state = {name: _whole(value) for name, value in pl_module.policy.causal_lm.state_dict().items()}
         if merged:
             model.unmerge_adapter()
-            state = {
-                name.replace(".base_layer", ""): value for name, value in state.items() if ".lora_" not in name
-            }
+            state = {name.replace(".base_layer", ""): value for name, value in state.items() if ".lora_" not in name}
         if trainer.is_global_zero:
             config = pl_module.policy.causal_lm.config
             attention, config._attn_implementation = config._attn_implementation, "sdpa"

@@ -14,7 +14,7 @@ from torch import Tensor
 from lambda_grpo_pl.batch import Completions, RolloutBatch
 
 PANELS: dict[str, dict[str, str]] = {
-    # The order is that of the questions one asks of a run: does it learn, at what length, what does λ do, is it sound, is it fast?
+    # In the order of the questions one asks of a run: does it learn, what does λ do, is it sound, is it fast?
     "1 learning": {
         "reward/mean": "rises, or the run does not learn",
         "reward/accuracy": "share of right answers while sampling",

@@ -51,17 +51,21 @@ def describe_plan(trainer: Any, module: Any, data: Any, rollout: Any) -> list[tu
             f"{responses // updates.num_minibatches} responses each; {trainer.max_steps} in all",
         ),
         ("tokens", f"at most {limit} a response, {responses * limit:,} a step; {budget:,} a micro-batch"),
-        ("objective", f"{module.preference.config.family}, λ {module.preference.config.learn}, "
-                      f"Z {module.objective.token_count}, clip {_clip(module)}, β {module.objective.surrogate.kl_coef}"),
+        ("objective", _objective(module)),
         ("parameters", f"{trainable:,} trainable of {num_parameters:,}, and {_num_preference(module)} for λ"),
-        ("memory", f"{bytes_of_state / 2**20:,.0f} MiB of weights, gradients and optimizer states over all ranks, "
-                   "activations aside"),
+        (
+            "memory",
+            f"{bytes_of_state / 2**20:,.0f} MiB of weights, gradients and optimizer states over all ranks, "
+            "activations aside",
+        ),
     ]
 
 
-def _clip(module: Any) -> str:
-    surrogate = module.objective.surrogate
-    return f"{1 - surrogate.clip_low:g}…{1 + surrogate.clip_high:g}"
+def _objective(module: Any) -> str:
+    preference, surrogate = module.preference.config, module.objective.surrogate
+    clip = f"{1 - surrogate.clip_low:g}…{1 + surrogate.clip_high:g}"
+    count = module.objective.token_count
+    return f"{preference.family}, λ {preference.learn}, Z {count}, clip {clip}, β {surrogate.kl_coef:g}"
 
 
 def _num_preference(module: Any) -> int:

@@ -15,6 +15,7 @@ from lambda_grpo_pl.callbacks.lookup import find_callback
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
 
+
 def roll_out(
     trainer: L.Trainer,
     pl_module: L.LightningModule,
@@ -35,9 +36,9 @@ def roll_out(
 class DynamicSampling(L.Callback):
     """Replaces groups whose responses all earned the same by groups that did not (DAPO, arXiv 2503.14476, section 3.2).
 
-    Equal rewards give no gradient, so such groups shrink the batch. Each round draws as many new prompts as there are flat
-    groups, samples and scores them, and puts the informative ones in their place; the batch keeps its size. All ranks run
-    the same number of rounds. What is still flat after the last round stays and weighs nothing.
+    Equal rewards give no gradient, so such groups shrink the batch. Each round draws as many new prompts as there are
+    flat groups, samples and scores them, and puts the informative ones in their place; the batch keeps its size. All
+    ranks run the same number of rounds. What is still flat after the last round stays and weighs nothing.
     """
 
     def __init__(self, max_rounds: int = 0) -> None:
@@ -68,8 +69,8 @@ class DynamicSampling(L.Callback):
             pl_module.log_dict({"dynamic_sampling/rounds": float(rounds), "dynamic_sampling/still_flat": still_flat})
             if still_flat == 1.0:
                 rank_zero_warn(
-                    f"After {rounds} rounds of dynamic sampling every group still earned equal rewards: the prompts are all too "
-                    "easy or all too hard for this policy. Change the data or the reward."
+                    f"After {rounds} rounds of dynamic sampling every group still earned equal rewards: the prompts "
+                    "are all too easy or all too hard for this policy. Change the data or the reward."
                 )
 
 
@@ -114,10 +115,10 @@ def replace_groups(batch: RolloutBatch, where: Tensor, fresh: RolloutBatch) -> N
         return
     targets, sources = (list(side) for side in zip(*pairs, strict=True))
     group = batch.group_size
-    rows = [
+    to, taken = (
         torch.tensor([g * group + member for g in groups for member in range(group)], device=where.device)
         for groups in (targets, sources)
-    ]
+    )
     examples = list(batch.prompts.examples)
     for target, source in pairs:
         examples[target] = fresh.prompts.examples[source]
@@ -127,11 +128,14 @@ def replace_groups(batch: RolloutBatch, where: Tensor, fresh: RolloutBatch) -> N
         tuple(examples),
     )
     ours, theirs = batch.require("completions"), fresh.require("completions")
-    batch.completions = Completions._make(_put(a, b, *rows) for a, b in zip(ours, theirs, strict=True))
+    batch.completions = Completions._make(_put(a, b, to, taken) for a, b in zip(ours, theirs, strict=True))
     mine, other = batch.require("rewards"), fresh.require("rewards")
-    flat: list[Any] = [_put(a, b, *rows) for a, b in zip(mine[:3], other[:3], strict=True)]
-    parts = {name: _put(part, other.parts[name], *rows) for name, part in mine.parts.items()}
-    batch.rewards = Rewards(*flat, parts)
+    batch.rewards = Rewards(
+        total=_put(mine.total, other.total, to, taken),
+        correct=_put(mine.correct, other.correct, to, taken),
+        active=_put(mine.active, other.active, to, taken),
+        parts={name: _put(part, other.parts[name], to, taken) for name, part in mine.parts.items()},
+    )
 
 
 def _put(ours: Tensor, theirs: Tensor, targets: Any, sources: Any, pad_left: bool = False) -> Tensor:

@@ -13,7 +13,10 @@ from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite, SuiteSco
 
 
 class RewardCallback(L.Callback):
-    """Turns responses into rewards with pure text functions; a failed verifier is not a wrong answer, and both are counted."""
+    """Turns responses into rewards by pure functions of text.
+
+    A failed verifier is not a wrong answer: both are counted.
+    """
 
     def __init__(
         self,
@@ -28,7 +31,7 @@ class RewardCallback(L.Callback):
             functions: Rewards by name or dotted path with weights; the first is the task's and says what is correct.
             pool: Verifier processes: how many, time and memory limits.
             on_failure: What a failed verifier trains as: reward 0, or left out of the loss.
-            overlong_filter: Leave truncated responses out of the loss and of their group's statistics (DAPO, section 3.4).
+            overlong_filter: Leave truncated responses out of the loss and of their group's statistics (DAPO, §3.4).
         """
         self.pool = pool
         self.suite = RewardSuite(functions or [RewardSpec(name="math")], self.pool, on_failure, overlong_filter)

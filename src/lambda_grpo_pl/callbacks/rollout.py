@@ -29,8 +29,8 @@ TRUNCATION_WARNING = 0.5
 class RolloutCallback(L.Callback):
     """Samples G responses to each prompt, from exactly the policy that the step will train.
 
-    Before sampling, weights that changed are handed to the engine, and a self-test compares its log-probabilities with the
-    trainer's: a stale tensor ends the run with a sentence instead of costing weeks. Seeds are a function of
+    Before sampling, weights that changed are handed to the engine, and a self-test compares its log-probabilities
+    with the trainer's: a stale tensor ends the run with a sentence instead of costing weeks. Seeds are a function of
     (seed, stage, batch number, rank), so a resumed run samples what the interrupted one would have.
     """
 
@@ -48,8 +48,8 @@ class RolloutCallback(L.Callback):
             sampler: `vllm` (in process), `transformers` (needs nothing else), or `auto`: vLLM where it is installed.
             sampling: How training samples. `num_samples` is the group size G, `max_tokens` the response limit.
             engine: Memory and kernels of vLLM.
-            seed: First number of every sampling seed.
-            sync_tolerance: Largest difference (nats) the self-test accepts; null: 1e-3 in float32, 0.2 in lower precision.
+            seed: First number of every sampling seed. Linked to seed_everything.
+            sync_tolerance: Largest difference (nats) the self-test accepts; null: 1e-3 in float32, 0.2 below.
         """
         self.sampler_name = sampler
         self.sampling = sampling
@@ -112,11 +112,11 @@ class RolloutCallback(L.Callback):
 
     def synchronise(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Give the engine the policy's weights, if they changed, and prove that it has them."""
-        if self.sampler is None:
-            self.sampler = self._start(trainer, pl_module)
         if self._synced_at == trainer.global_step:
             return
         with timed(pl_module, "sync") if trainer.training else nullcontext():
+            if self.sampler is None:
+                self.sampler = self._start(trainer, pl_module)
             self.sampler.sync(pl_module.policy.model)
             probe = probe_sequences(len(trainer.datamodule.tokenizer))  # type: ignore[attr-defined]
             gap = check_sync(self.sampler, pl_module.policy.sequence_logprobs, probe, self._tolerance(trainer))
@@ -155,6 +155,7 @@ class RolloutCallback(L.Callback):
         if truncated > TRUNCATION_WARNING and not self._warned:
             self._warned = True
             rank_zero_warn(
-                f"{truncated:.0%} of the responses were cut at {self.sampling.max_tokens} tokens and have no end: raise "
-                "rollout.sampling.max_tokens, or use a prompt template that the model knows how to answer and end."
+                f"{truncated:.0%} of the responses were cut at {self.sampling.max_tokens} tokens and have no end: "
+                "raise rollout.sampling.max_tokens, or use a prompt template that the model knows how to answer "
+                "and end."
             )

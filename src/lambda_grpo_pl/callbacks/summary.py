@@ -77,8 +77,8 @@ class RunSummary(L.Callback):
     def _files(self, trainer: L.Trainer, folder: Path) -> list[tuple[str, str]]:
         files = [("picture", str(folder / "run.png")), ("f curves", str(folder / "preference_curve.csv"))]
         for logger in trainer.loggers:
-            if logger.log_dir or logger.save_dir:
-                files.append((f"{type(logger).__name__.removesuffix('Logger')} log", str(logger.log_dir or logger.save_dir)))
+            if where := logger.log_dir or logger.save_dir:
+                files.append((f"{type(logger).__name__.removesuffix('Logger')} log", where))
         best = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if best:
             files.append(("checkpoint", best))

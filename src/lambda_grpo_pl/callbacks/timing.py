@@ -22,7 +22,7 @@ def timed(module: L.LightningModule, phase: str) -> Iterator[None]:
 
 
 class PhaseTimer(L.Callback):
-    """Logs `time/train`, `time/step` and `train/tokens_per_second`; keep it last, so that sampling and scoring are done.
+    """Logs `time/train`, `time/step` and `train/tokens_per_second`; keep it after whoever samples and scores.
 
     Attributes:
         totals: seconds of each phase since the fit began, for whoever sums up the run.
@@ -36,7 +36,9 @@ class PhaseTimer(L.Callback):
         """Begin the first step."""
         self._step_start = time.perf_counter()
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """The rollout is there: the rest of the step is training."""
         self._train_start = time.perf_counter()
 

@@ -1,9 +1,9 @@
 """Attention over packed tokens: every row attends to its own prompt and its own earlier tokens, nothing else.
 
-The linear layers of a transformer see one long row of real tokens, [1, T], without a single padded one. Only attention
-needs to know where rows begin. `AttentionLayout` says so; it travels through a Hugging Face model as the keyword argument
-`packed_layout` and reaches `packed_attention`, which is registered under the name `PACKED`. Without a layout the function
-is plain SDPA, so one model serves packed training, padded passes and sampling with a cache.
+The linear layers of a transformer see one long row of real tokens, [1, T], without a single padded one. Only
+attention needs to know where rows begin. `AttentionLayout` says so; it travels through a Hugging Face model as the
+keyword argument `packed_layout` and reaches `packed_attention`, which is registered under the name `PACKED`. Without
+a layout the function is plain SDPA, so one model serves packed training, padded passes and sampling with a cache.
 
 On CUDA the rows go to `torch.nn.attention.varlen` (flash attention, no padding at all); elsewhere to SDPA on small
 blocks that are padded inside attention only.
@@ -11,7 +11,7 @@ blocks that are padded inside attention only.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,8 @@ class Block(NamedTuple):
     key_index: Tensor
     """[S, K] int64 position of each key in the packed row (any valid one at padding)."""
     mask: Tensor | None
-    """[S, 1, Q, K] bool, True = may attend; None where the segment is its own prefix and plain causality says it all."""
+    """[S, 1, Q, K] bool, True = may attend; None where the segment is its own prefix and plain causality says it
+    all."""
 
 
 class AttentionLayout(NamedTuple):
@@ -56,9 +57,9 @@ class AttentionLayout(NamedTuple):
 def segment_layout(prefix_start: Tensor, prefix_length: Tensor, start: Tensor, length: Tensor) -> AttentionLayout:
     """Lay out S segments of a packed row; segment s sees its prefix and, causally, itself.
 
-    Arguments are [S] int64 on one device: where the prefix of each segment begins and how long it is (0 for none), where
-    the segment itself begins and how long it is. Segments lie in packed order and cover the row. Segments with and
-    without a prefix become separate blocks.
+    Arguments are [S] int64 on one device: where the prefix of each segment begins and how long it is (0 for none),
+    where the segment itself begins and how long it is. Segments lie in packed order and cover the row. Segments with
+    and without a prefix become separate blocks.
     """
     device = start.device
     blocks: list[Block] = []
@@ -130,10 +131,10 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return output
-    rows = [tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value)]  # [T, H, D]
+    q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
     half = query.dtype in (torch.float16, torch.bfloat16)
     attend = _attend_varlen if query.is_cuda and half and dropout == 0.0 else _attend_blocks
-    return attend(*rows, packed_layout, dropout, scaling)[None], None
+    return attend(q, k, v, packed_layout, dropout, scaling)[None], None
 
 
 def _attend_blocks(
@@ -166,7 +167,7 @@ def _attend_varlen(
 
     if layout.key_index is not None:
         key, value = key[layout.key_index], value[layout.key_index]
-    output: Tensor = varlen_attn(
+    output = varlen_attn(
         query.contiguous(),
         key.contiguous(),
         value.contiguous(),
@@ -178,7 +179,7 @@ def _attend_varlen(
         window_size=(-1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return output
+    return cast(Tensor, output)
 
 
 AttentionInterface.register(PACKED, packed_attention)

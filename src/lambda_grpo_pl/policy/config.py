@@ -43,8 +43,8 @@ class PolicyConfig:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     packing: Packing = "auto"
-    """`packed`: rows end to end without padding. `shared_prefix`: besides, each prompt once a group. `padded`: the fallback.
-    `auto`: shared_prefix where it saves a fifth of the tokens, else packed; padded for models that can't be packed."""
+    """`packed`: rows end to end without padding. `shared_prefix`: besides, each prompt once a group. `padded`: the
+    fallback. `auto`: shared_prefix where it saves a fifth of the tokens, else packed; padded for other models."""
     tokens_per_micro_batch: int = 16384
     """Token budget of one forward and backward pass."""
     head_chunk: int = 1024

@@ -1,15 +1,16 @@
 """Log-probabilities from hidden states in chunks: memory O(chunk × V), never tokens × V.
 
-A token's loss depends on its own log-probability and on numbers known beforehand (old and reference log-probabilities,
-advantage, weight, count). So its derivative is known inside the chunk, and the head's forward *and* backward are one
-pass (`fused_token_loss`): three matrix products a chunk like the naive path, none repeated, no logits kept. Where the loss
-mixes tokens (a sequence-level ratio), `chunked_logprobs` recomputes a chunk's logits in its backward instead.
+A token's loss depends on its own log-probability and on numbers known beforehand (old and reference
+log-probabilities, advantage, weight, count). So its derivative is known inside the chunk, and the head's forward
+*and* backward are one pass (`fused_token_loss`): three matrix products a chunk like the naive path, none repeated, no
+logits kept. Where the loss mixes tokens (a sequence-level ratio), `chunked_logprobs` recomputes a chunk's logits in
+its backward instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -165,7 +166,8 @@ def chunked_logprobs(hidden: Tensor, labels: Tensor, head: Head) -> TokenScores:
     """
     with _autocast_off(hidden):
         hidden, head = _same_dtype(hidden, head)
-        return TokenScores(*_ChunkedLogprobs.apply(hidden, head.weight, head.bias, labels, _detached(head)))
+        apply = cast(Callable[..., tuple[Tensor, Tensor]], _ChunkedLogprobs.apply)
+        return TokenScores(*apply(hidden, head.weight, head.bias, labels, _detached(head)))
 
 
 def fused_token_loss(hidden: Tensor, labels: Tensor, head: Head, token_loss: TokenLoss) -> tuple[Tensor, TokenScores]:
@@ -176,9 +178,8 @@ def fused_token_loss(hidden: Tensor, labels: Tensor, head: Head, token_loss: Tok
     """
     with _autocast_off(hidden):
         hidden, head = _same_dtype(hidden, head)
-        loss, logprobs, entropy = _FusedTokenLoss.apply(
-            hidden, head.weight, head.bias, labels, _detached(head), token_loss
-        )
+        apply = cast(Callable[..., tuple[Tensor, Tensor, Tensor]], _FusedTokenLoss.apply)
+        loss, logprobs, entropy = apply(hidden, head.weight, head.bias, labels, _detached(head), token_loss)
     return loss, TokenScores(logprobs, entropy)
 
 

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.policy.attention import PACKED
 from lambda_grpo_pl.policy.config import LoraSettings, PolicyConfig
-from lambda_grpo_pl.policy.packing import lay_out
 from lambda_grpo_pl.policy.model import Policy
+from lambda_grpo_pl.policy.packing import lay_out
 
 log = logging.getLogger(__name__)
 
@@ -20,21 +20,22 @@ log = logging.getLogger(__name__)
 def check_checkpoint(path: str, config: PolicyConfig) -> None:
     """Read the checkpoint's configuration and tokenizer, no weights, and refuse what cannot be trained.
 
-    Raises `ValueError` for a tokenizer without a pad token or end-of-sequence token, or with more tokens than the model's vocabulary.
+    Raises `ValueError` for a tokenizer without a pad token or end-of-sequence token, or with more tokens than the
+    model's vocabulary.
     """
     model = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
     tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
     for name in ("pad", "eos"):
         if getattr(tokenizer, f"{name}_token_id") is None:
             raise ValueError(
-                f"The tokenizer of {config.path} has no {name} token: set tokenizer.{name}_token to one of its special tokens, "
-                "save it with save_pretrained, and point policy.path there."
+                f"The tokenizer of {config.path} has no {name} token: set tokenizer.{name}_token to one of its "
+                "special tokens, save it with save_pretrained, and point policy.path there."
             )
     vocabulary = model.get_text_config().vocab_size
     if len(tokenizer) > vocabulary:
         raise ValueError(
-            f"The tokenizer of {config.path} has {len(tokenizer)} tokens but the model only {vocabulary}: they belong to "
-            "different models, or tokens were added without resize_token_embeddings; save a matching pair."
+            f"The tokenizer of {config.path} has {len(tokenizer)} tokens but the model only {vocabulary}: they "
+            "belong to different models, or tokens were added without resize_token_embeddings; save a matching pair."
         )
 
 
@@ -51,8 +52,8 @@ def load_policy(path: str, config: PolicyConfig, temperature: float = 1.0) -> Po
     if policy.can_pack and not _packs_exactly(policy):
         if config.packing in ("packed", "shared_prefix"):
             raise ValueError(
-                f"policy.packing is {config.packing}, but {config.path} gives other log-probabilities packed than padded "
-                "(its attention does more than causal SDPA); set policy.packing to auto or padded."
+                f"policy.packing is {config.packing}, but {config.path} gives other log-probabilities packed than "
+                "padded (its attention does more than causal SDPA); set policy.packing to auto or padded."
             )
         log.warning("%s cannot be packed exactly: rows are padded instead (policy.packing: padded).", config.path)
         policy.causal_lm.set_attn_implementation("sdpa")

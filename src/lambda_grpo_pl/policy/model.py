@@ -21,8 +21,8 @@ NO_MASK = (1, 1, 0, 0)
 class Policy(nn.Module):
     """Wraps a Hugging Face causal language model.
 
-    `forward` runs the transformer on a `MicroBatch`, then the head at response positions only. Head and transformer share one
-    `forward`, so that FSDP2 and DDP see the head's weight where they expect it.
+    `forward` runs the transformer on a `MicroBatch`, then the head at response positions only. Head and transformer
+    share one `forward`, so that FSDP2 and DDP see the head's weight where they expect it.
     """
 
     def __init__(self, model: nn.Module, config: PolicyConfig, temperature: float = 1.0) -> None:
@@ -35,7 +35,8 @@ class Policy(nn.Module):
     @property
     def causal_lm(self) -> Any:
         """The Hugging Face model beneath any LoRA wrapper."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        wrapped: Any = self.model
+        return wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
 
     @property
     def backbone(self) -> nn.Module:
@@ -58,8 +59,8 @@ class Policy(nn.Module):
     def forward(self, batch: MicroBatch, token_loss: TokenLoss | None = None) -> tuple[Tensor, TokenScores]:
         """Score the M response tokens of a micro-batch.
 
-        With `token_loss` (elementwise) the result is its sum, differentiable, and detached scores: one fused pass. Without,
-        the loss is 0 and the scores are differentiable.
+        With `token_loss` (elementwise) the result is its sum, differentiable, and detached scores: one fused pass.
+        Without, the loss is 0 and the scores are differentiable.
         """
         hidden = self._hidden(batch).flatten(0, 1)[batch.predictor]
         output = self.causal_lm.get_output_embeddings()

@@ -1,7 +1,7 @@
 """Rows of a rollout as micro-batches of real tokens, with the prompt shared by its group where that pays.
 
-`plan_micro_batches` decides which rows go together (longest first, to a token budget); `pack` and `pad` lay them out for
-one forward pass. The last token of a response predicts nothing, so it is never an input.
+`plan_micro_batches` decides which rows go together (longest first, to a token budget); `pack` and `pad` lay them out
+for one forward pass. The last token of a response predicts nothing, so it is never an input.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def plan_micro_batches(
 ) -> list[Tensor]:
     """Split `rows` [n] into micro-batches of at most `budget` tokens each.
 
-    Shapes: prompt_lengths [B], lengths [N], both int64 on the CPU. Packed and padded rows go longest first, so that rows of
-    a micro-batch are alike; padding counts. With a shared prefix the rows of a group stay together as long as they fit, and
-    the prompt counts once a micro-batch. A row longer than the budget is a micro-batch of its own.
+    Shapes: prompt_lengths [B], lengths [N], both int64 on the CPU. Packed and padded rows go longest first, so that
+    rows of a micro-batch are alike; padding counts. With a shared prefix the rows of a group stay together as long as
+    they fit, and the prompt counts once a micro-batch. A row longer than the budget is a micro-batch of its own.
     """
     group_size = len(lengths) // len(prompt_lengths)
     group = rows // group_size

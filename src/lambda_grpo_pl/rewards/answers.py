@@ -9,6 +9,7 @@ from typing import Any
 
 from lambda_grpo_pl.rewards.extraction import extract_answer
 from lambda_grpo_pl.rewards.normalization import normalize, plain_text, tight
+from lambda_grpo_pl.rewards.probe import differ
 from lambda_grpo_pl.rewards.quantities import read_quantity, same_quantity
 from lambda_grpo_pl.rewards.registry import register
 from lambda_grpo_pl.rewards.verdict import NO_ANSWER, Query, Verdict, Verifier, judged
@@ -30,7 +31,7 @@ class MathReward(Verifier):
     """
 
     def prepare(self, completion: str, example: Mapping[str, Any]) -> Verdict | Query:
-        """Extract the answer; settle equal strings, plain numbers, choice letters and words."""
+        """Extract the answer; settle equal strings, plain numbers, letters, words, and what differs at a point."""
         extracted = extract_answer(completion)
         if extracted is None:
             return NO_ANSWER
@@ -43,6 +44,8 @@ class MathReward(Verifier):
         settled = settle(gold, answer)
         if settled is None:
             settled = _settle_words(gold_text, extracted)
+        if settled is None and differ(gold, answer):
+            settled = False
         return Query(gold, answer) if settled is None else judged(settled, answer)
 
     def judge(self, gold: str, answer: str) -> bool:

@@ -1,1 +1,1 @@
-""""""
+"""What is asked: prompt templates, data sources, the built-in task and the benchmark registry."""
