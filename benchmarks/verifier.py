@@ -2,10 +2,10 @@
 
     python benchmarks/verifier.py [--num 10000] [--workers 2]
 
-The workload: MATH-style golds and completions of a few sentences with a boxed answer. *repeated*: groups of 16 completions of
-one prompt that share four answers, as early in training. *distinct*: every (gold, answer) pair once. *symbolic*: distinct,
-and every answer needs algebra, which is the pool's worst case. The loop is `parse` and `verify` with time-outs on, as its README
-shows. Prints a table and writes benchmarks/results/verifier.json.
+The workload: MATH-style golds and completions of a few sentences with a boxed answer. *repeated*: groups of 16
+completions of one prompt that share four answers, as early in training. *distinct*: every (gold, answer) pair once.
+*symbolic*: distinct, and every answer needs algebra, the pool's worst case. The loop is `parse` and `verify` with their
+time-outs on, as math-verify's README shows. Prints a table and writes benchmarks/results/verifier.json.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ def gold_and_answers(rng: random.Random) -> tuple[str, list[str]]:
 
 def symbolic(rng: random.Random) -> Pair:
     b, c = rng.randint(2, 10**6), rng.randint(2, 10**6)
-    right, wrong = f"{c} + {b}x^2", f"{b}x^2 - {c}"
-    return f"{b}x^2 + {c}", rng.choice([right, wrong])
+    return f"{b}x^2 + {c}", f"{c} + {b}x^2"
 
 
 def completion(answer: str, rng: random.Random) -> str:

@@ -27,7 +27,7 @@ def test_the_total_is_the_weighted_sum_of_the_parts_and_the_first_reward_decides
 
 
 def test_equal_answers_to_equal_golds_are_judged_once():
-    """16 completions, worded differently, of two prompts: two symbolic answers each, so four calls."""
+    """16 completions, worded differently, of two prompts: one answer each that needs algebra, so two calls."""
     suite = RewardSuite([RewardSpec(name="math")])
     judged = []
     run = suite._pool.run
@@ -35,7 +35,7 @@ def test_equal_answers_to_equal_golds_are_judged_once():
     completions = [f"Attempt {row}: " + r"\boxed{%s}" % ("b+a" if row % 2 else "a-b") for row in range(32)]
     scores = score(suite, completions, ["a+b"] * 16 + ["-b+a"] * 16)
     suite.close()
-    assert len(judged) == 4
+    assert len(judged) == 2
     assert [verdict.correct for verdict in scores.verdicts] == [False, True] * 8 + [True, False] * 8
 
 
