@@ -1,0 +1,89 @@
+"""`lambda-grpo fit`: rewards rise, every method runs, and a resumed run is the uninterrupted one, bit for bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.integration.runs import ROOT, run
+from tests.scored import save_tiny_policy
+
+METHODS = sorted(path.stem for path in (ROOT / "configs/preference").glob("*.yaml"))
+CHECKPOINT = '--trainer.callbacks=[{{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {{dirpath: {folder}, every_n_train_steps: 2, save_top_k: -1}}}}]'  # noqa: E501
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
+
+
+def test_reward_goes_up(policy: Path, tmp_path: Path) -> None:
+    cli = run(
+        "fit",
+        policy,
+        tmp_path,
+        "--trainer.callbacks=null",
+        "--trainer.max_steps=30",
+        "--trainer.val_check_interval=1000",
+        "--data.batch_size=8",
+        "--rollout.sampling.num_samples=8",
+        "--model.optimizer.lr=3e-3",
+        "--reward.functions=[{name: tests.integration.runs.digit_share}]",
+    )
+    rewards = [callback.series for callback in cli.trainer.callbacks if hasattr(callback, "series")][0]["reward/mean"]
+    first, last = sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
+    assert last > first + 0.3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_on_jsonl_questions(policy: Path, tmp_path: Path, method: str) -> None:
+    questions = tmp_path / "questions.jsonl"
+    rows = [f'{{"question": "Ann has {n} apples and buys {n + 1}. How many?", "answer": "{2 * n + 1}"}}' for n in range(9)]
+    questions.write_text("\n".join(rows))
+    heldout = ["--data.heldout.path", str(questions)] if method == "lambda_validation" else []
+    cli = run(
+        "fit",
+        policy,
+        tmp_path,
+        "--trainer.callbacks=null",
+        "--trainer.max_steps=3",
+        "--trainer.val_check_interval=1000",
+        f"--data.train.path={questions}",
+        "--reward.functions=[{name: tests.integration.runs.digit_share}]",
+        *heldout,
+        method=method,
+    )
+    assert cli.trainer.global_step == 3
+    assert (tmp_path / "policy" / "model.safetensors").exists()
+    assert (tmp_path / "run.png").exists()
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(policy: Path, tmp_path: Path) -> None:
+    """Weights, λ, both optimizers, the data's position and the sampling seeds come back exactly."""
+    common = [
+        "--trainer.val_check_interval=1000",
+        "--reward.functions=[{name: tests.integration.runs.digit_share}]",
+        "--dynamic_sampling.max_rounds=1",
+        "--model.preference.contextual=true",
+        "--model.preference.lr=5.0",
+        "--model.optimizer.warmup_steps=3",
+    ]
+    whole = run(
+        "fit", policy, tmp_path / "whole", CHECKPOINT.format(folder=tmp_path / "whole"), "--trainer.max_steps=5", *common
+    )
+    checkpoint = next((tmp_path / "whole").glob("*step=2.ckpt"))
+    resumed = run(
+        "fit",
+        policy,
+        tmp_path / "resumed",
+        CHECKPOINT.format(folder=tmp_path / "resumed"),
+        "--trainer.max_steps=5",
+        f"--ckpt_path={checkpoint}",
+        *common,
+    )
+    expected, result = whole.model.state_dict(), resumed.model.state_dict()
+    assert expected["preference.lam"] != 0.0
+    for name, value in expected.items():
+        assert torch.equal(result[name], value), name
+    series = [[c.series for c in cli.trainer.callbacks if hasattr(c, "series")][0] for cli in (whole, resumed)]
+    assert series[0] == series[1]
