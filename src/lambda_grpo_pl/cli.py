@@ -30,6 +30,7 @@ from lambda_grpo_pl.datamodule import PromptDataModule
 from lambda_grpo_pl.evaluation.compare import main as compare
 from lambda_grpo_pl.module import LambdaGRPO
 from lambda_grpo_pl.plan import check_plan, check_shares
+from lambda_grpo_pl.quiet import quieten_libraries
 from lambda_grpo_pl.tasks.base_model import resolve_model_path
 
 DEBUG_VARIABLE = "LAMBDA_GRPO_DEBUG"
@@ -50,6 +51,14 @@ SECTIONS = {
     "timer": PhaseTimer,
     "summary": RunSummary,
 }
+
+
+class Parser(LightningArgumentParser):
+    """Parser whose errors are one sentence, without a usage of 170 lines before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what is wrong with an argument or a file."""
+        raise ValueError(f"{message.rstrip('.')}; `lambda-grpo fit --help` lists every key.") from ex
 
 
 class LambdaGRPOCLI(LightningCLI):
@@ -82,7 +91,7 @@ class LambdaGRPOCLI(LightningCLI):
 
 def build(args: ArgsType = None, run: bool = True) -> LambdaGRPOCLI:
     """Parse `args` (the command line if None), build trainer, module and data, and run the subcommand if `run`."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
     return LambdaGRPOCLI(
         LambdaGRPO,
         PromptDataModule,
@@ -90,6 +99,7 @@ def build(args: ArgsType = None, run: bool = True) -> LambdaGRPOCLI:
         run=run,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
+        parser_class=Parser,
         parser_kwargs={"parser_mode": "omegaconf+"},  # resolves ${section.key} after overlays and arguments
         auto_configure_optimizers=False,
     )
@@ -99,6 +109,7 @@ def main() -> int:
     """Console entry point; bad input ends with one sentence and exit status 2 (LAMBDA_GRPO_DEBUG=1: a traceback)."""
     if sys.argv[1:2] == ["compare"]:
         return compare(sys.argv[2:])
+    quieten_libraries()
     try:
         build()
     except BAD_INPUT as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import wandb
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
@@ -90,6 +91,7 @@ class PreferenceMonitor(L.Callback):
             return
         completions: Completions = batch.require("completions")
         self.curve = curve_of(completions.lengths[outputs["rows"]], outputs["weights"], self.num_bins)
+        self._log_curve(trainer)
         path = Path(trainer.default_root_dir) / "preference_curve.csv"
         is_new = not path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,6 +100,13 @@ class PreferenceMonitor(L.Callback):
             if is_new:
                 writer.writerow(["update", "relative_length", "f"])
             writer.writerows((trainer.global_step, *point) for point in self.curve)
+
+    def _log_curve(self, trainer: L.Trainer) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                table = wandb.Table(columns=["relative_length", "f"], data=[list(point) for point in self.curve])
+                line = wandb.plot.line(table, "relative_length", "f", title="f against length / group mean")
+                logger.experiment.log({"preference/curve": line}, commit=False)
 
 
 def curve_of(lengths: Tensor, weights: Tensor, num_bins: int) -> list[tuple[float, float]]:

@@ -1,0 +1,67 @@
+"""Dynamic sampling replaces flat groups by informative ones and keeps everything else of the batch."""
+
+import pytest
+import torch
+
+from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout, flat_groups, replace_groups
+from tests.scored import scored_batch
+
+
+def test_flat_groups_are_those_whose_active_rewards_are_equal() -> None:
+    batch = scored_batch(0)
+    assert flat_groups(batch)[0]
+    rewards = batch.require("rewards")
+    mixed = rewards.total.clone()
+    mixed[0] = 0.0
+    batch.rewards = rewards._replace(total=mixed)
+    assert not flat_groups(batch)[0]
+    inactive = rewards.active.clone()
+    inactive[0] = False
+    batch.rewards = rewards._replace(total=mixed, active=inactive)
+    assert flat_groups(batch)[0]
+
+
+def test_a_group_without_active_responses_is_flat() -> None:
+    batch = scored_batch(0)
+    rewards = batch.require("rewards")
+    batch.rewards = rewards._replace(active=torch.zeros_like(rewards.active))
+    assert flat_groups(batch).all()
+
+
+def test_replacement_moves_whole_groups_and_widens_padding() -> None:
+    batch, fresh = scored_batch(0), scored_batch(7)
+    wide = torch.nn.functional.pad(fresh.prompts.ids, (3, 0), value=9)
+    fresh.prompts = fresh.prompts._replace(ids=wide, lengths=fresh.prompts.lengths + 3)
+    completions = fresh.require("completions")
+    fresh.completions = completions._replace(
+        ids=torch.nn.functional.pad(completions.ids, (0, 2)),
+        logprobs=torch.nn.functional.pad(completions.logprobs, (0, 2)),
+    )
+    source = int(torch.nonzero(~flat_groups(fresh))[0])
+    untouched = batch.require("completions").tokens(5)
+    where = torch.tensor([True, False, False, False])
+    replace_groups(batch, where, fresh)
+    assert batch.prompts.tokens(0) == fresh.prompts.tokens(source)
+    for member in range(4):
+        assert batch.require("completions").tokens(member) == fresh.require("completions").tokens(source * 4 + member)
+        assert batch.require("rewards").total[member] == fresh.require("rewards").total[source * 4 + member]
+        assert batch.require("rewards").parts["exact"][member] == fresh.require("rewards").total[source * 4 + member]
+    assert batch.require("completions").tokens(5) == untouched
+    assert not flat_groups(batch)[0]
+
+
+def test_nothing_informative_changes_nothing() -> None:
+    batch, fresh = scored_batch(0), scored_batch(1)
+    rewards = fresh.require("rewards")
+    fresh.rewards = rewards._replace(total=torch.ones_like(rewards.total))
+    before = batch.require("completions").ids.clone()
+    replace_groups(batch, flat_groups(batch), fresh)
+    assert torch.equal(batch.require("completions").ids, before)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda: DynamicSampling(-1), lambda: HeldoutRollout(every=-1), lambda: HeldoutRollout(1, 0)]
+)
+def test_impossible_settings_are_refused(wrong) -> None:
+    with pytest.raises(ValueError, match="set"):
+        wrong()
