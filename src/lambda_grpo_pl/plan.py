@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +35,9 @@ def check_plan(config: Any) -> None:
             f"trainer.precision is {precision}, which rounds small updates of λ and the policy away: set it to "
             "bf16-mixed."
         )
+    path = config.model.policy.path
+    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
+        raise ValueError(f"model.policy.path is {path}, which is no folder: correct it, or name a model on the hub.")
     _check_preference(config)
     version = installed_vllm()
     if config.rollout.sampler == "vllm" or (config.rollout.sampler == "auto" and version is not None):
