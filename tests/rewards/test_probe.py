@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lambda_grpo_pl.rewards.probe import differ, evaluate
+from lambda_grpo_pl.rewards.probe import differ, evaluate, identical
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,36 @@ def test_what_lies_outside_the_grammar_has_no_value(text):
 @given(st.integers(1, 99), st.integers(1, 99), st.integers(1, 99))
 def test_rearranged_polynomials_never_differ(a, b, c):
     assert not differ(f"{a}x^2+{b}x-{c}", f"-{c}+{a} \\cdot x x+x({b})".replace(" x x", " x^2"))
+
+
+@given(st.integers(1, 99), st.integers(1, 99), st.integers(1, 99))
+def test_rearranged_rational_expressions_are_identical_and_altered_ones_are_not(a, b, c):
+    gold = rf"\frac{{{a}x+{b}}}{{x}}-{c}"
+    assert identical(gold, rf"-{c}+{a}+{b}x^{{-1}}")
+    assert not identical(gold, rf"-{c}+{a}+{b + 1}x^{{-1}}")
+
+
+def test_exactness_does_not_depend_on_size():
+    """Floating point cannot tell these apart; arithmetic modulo a prime can."""
+    assert identical("2^{100}+x", "x+4^{50}")
+    assert not identical("2^{100}+x", "2^{100}+x+1")
+    assert not differ("2^{100}+x", "2^{100}+x+1")
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("f(2)", "2f"),
+        (r"2\sin(x)", r"\sin(2x)"),
+        (r"\sqrt{x}", r"\sqrt{x}"),
+        ("x/0", "x/0"),
+        ("x^{1/2}", "x^{1/2}"),
+        ("", ""),
+    ],
+)
+def test_what_is_no_rational_expression_is_not_called_identical(gold, answer):
+    assert not identical(gold, answer)
+
+
+def test_pi_may_stand_for_a_variable():
+    assert identical(r"\frac{\pi}{2}r+\frac{\pi}{2}", r"\pi(r+1)/2")

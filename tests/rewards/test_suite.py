@@ -27,16 +27,18 @@ def test_the_total_is_the_weighted_sum_of_the_parts_and_the_first_reward_decides
 
 
 def test_equal_answers_to_equal_golds_are_judged_once():
-    """16 completions, worded differently, of two prompts: one answer each that needs algebra, so two calls."""
+    """16 completions, worded differently, of two prompts: two answers each that need algebra, so four calls."""
     suite = RewardSuite([RewardSpec(name="math")])
     judged = []
     run = suite._pool.run
     suite._pool.run = lambda calls: judged.extend(calls) or run(calls)
-    completions = [f"Attempt {row}: " + r"\boxed{%s}" % ("b+a" if row % 2 else "a-b") for row in range(32)]
-    scores = score(suite, completions, ["a+b"] * 16 + ["-b+a"] * 16)
+    completions = [
+        f"Attempt {row}: " + r"\boxed{%s}" % (r"\sqrt{8}" if row % 2 else r"\sqrt{2}+\sqrt{2}") for row in range(32)
+    ]
+    scores = score(suite, completions, [r"2\sqrt{2}"] * 16 + [r"\sqrt{16}/\sqrt{2}"] * 16)
     suite.close()
-    assert len(judged) == 2
-    assert [verdict.correct for verdict in scores.verdicts] == [False, True] * 8 + [True, False] * 8
+    assert len(judged) == 4
+    assert [verdict.correct for verdict in scores.verdicts] == [True] * 32
 
 
 @pytest.mark.parametrize(("on_failure", "active"), [("zero", [True, True]), ("exclude", [False, True])])

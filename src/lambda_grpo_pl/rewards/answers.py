@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from lambda_grpo_pl.rewards.extraction import extract_answer
 from lambda_grpo_pl.rewards.normalization import normalize, plain_text, tight
-from lambda_grpo_pl.rewards.probe import differ
+from lambda_grpo_pl.rewards.probe import differ, identical
 from lambda_grpo_pl.rewards.quantities import read_quantity, same_quantity
 from lambda_grpo_pl.rewards.registry import register
 from lambda_grpo_pl.rewards.verdict import NO_ANSWER, Query, Verdict, Verifier, judged
@@ -31,7 +32,7 @@ class MathReward(Verifier):
     """
 
     def prepare(self, completion: str, example: Mapping[str, Any]) -> Verdict | Query:
-        """Extract the answer; settle equal strings, plain numbers, letters, words, and what differs at a point."""
+        """Extract the answer; settle equal strings, plain numbers, letters, words and everyday expressions."""
         extracted = extract_answer(completion)
         if extracted is None:
             return NO_ANSWER
@@ -41,11 +42,7 @@ class MathReward(Verifier):
         gold, answer = normalize(gold_text), normalize(extracted)
         if not answer:
             return NO_ANSWER
-        settled = settle(gold, answer)
-        if settled is None:
-            settled = _settle_words(gold_text, extracted)
-        if settled is None and differ(gold, answer):
-            settled = False
+        settled = _settle(gold_text, extracted)
         return Query(gold, answer) if settled is None else judged(settled, answer)
 
     def judge(self, gold: str, answer: str) -> bool:
@@ -59,14 +56,21 @@ class MathReward(Verifier):
         self.judge(r"\frac{x}{2}", "0.5x")
 
 
-def settle(gold: str, answer: str) -> bool | None:
-    """Decide normalised answers that need no algebra; None if they do."""
+@lru_cache(maxsize=1 << 14)
+def _settle(gold_text: str, extracted: str) -> bool | None:
+    """Decide what needs no computer algebra; None for the rest. Groups repeat their answers, hence the cache."""
+    gold, answer = normalize(gold_text), normalize(extracted)
     if tight(gold) == tight(answer):
         return True
     gold_number, answer_number = read_quantity(gold), read_quantity(answer)
-    if gold_number is None or answer_number is None:
-        return None
-    return same_quantity(gold_number, answer_number)
+    if gold_number is not None and answer_number is not None:
+        return same_quantity(gold_number, answer_number)
+    as_words = _settle_words(gold_text, extracted)
+    if as_words is not None:
+        return as_words
+    if identical(gold, answer):
+        return True
+    return False if differ(gold, answer) else None
 
 
 def _settle_words(gold: str, answer: str) -> bool | None:

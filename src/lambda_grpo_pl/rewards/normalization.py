@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -58,6 +59,7 @@ _EXCLAMATION = re.compile(r"(?<=[^\W\d_]{2})!$")
 _SINGLE_BRACE = re.compile(r"([_^])\s*\{\s*(\w)\s*\}")
 
 
+@lru_cache(maxsize=1 << 14)
 def normalize(answer: str) -> str:
     """Return `answer` in the one spelling that comparison works on; "" if nothing is left."""
     text = _ascii(answer).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
