@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 
 from lambda_grpo_pl.cli import LambdaGRPOCLI, build
 from lambda_grpo_pl.plan import check_plan
@@ -15,15 +16,16 @@ from lambda_grpo_pl.plan import check_plan
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configs/**/*.yaml"), ROOT / "Makefile"])
+BASE = ["--config", "configs/base.yaml"]
 COMMAND = re.compile(r"lambda-grpo (?:fit|validate|test|predict)\s(?:[^`\n]|\\\n)*--config(?:[^`\n\\]|\\\n)*")
 
 
 def documented_stacks() -> Iterator[tuple[str, list[str]]]:
-    """(where, arguments after the subcommand) of each `lambda-grpo` command in Markdown, comments and the Makefile."""
+    """(where, arguments) of each `lambda-grpo` command in Markdown, comments and the Makefile."""
     for document in DOCUMENTS:
         for command in COMMAND.findall(document.read_text(encoding="utf-8")):
             words = shlex.split(re.sub(r"\\\n\s*#?", " ", command))
-            yield f"{document.relative_to(ROOT)}: {' '.join(words[1:])}", words[2:]
+            yield f"{document.relative_to(ROOT)}: {' '.join(words[1:])}", words[1:]
 
 
 STACKS = dict(documented_stacks())
@@ -38,35 +40,42 @@ def in_root() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def parser(in_root: None) -> Any:
-    """The command line's parser, without what building a trainer and a module would need."""
+    """The command line's parser, before anything is built."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LambdaGRPOCLI, "before_instantiate_classes", lambda self: None)
-        patch.setattr(LambdaGRPOCLI, "instantiate_classes", lambda self: None)
+        for step in ("before_instantiate_classes", "instantiate_classes", "after_instantiate_classes"):
+            patch.setattr(LambdaGRPOCLI, step, lambda self: None)
+        patch.setattr(LambdaGRPOCLI, "_run_subcommand", lambda self, subcommand: None)
         patch.setattr("sys.argv", ["lambda-grpo"])
-        return build(["--config", "configs/base.yaml"], run=False).parser
+        return build(["fit", *BASE]).parser
 
 
 def parse(parser: Any, arguments: list[str]) -> Any:
-    config = parser.parse_args(arguments)
+    """The checked configuration of a subcommand."""
+    whole = parser.parse_args(arguments)
+    config = whole[whole.subcommand]
     if config.trainer.accelerator == "gpu":
         config.trainer.accelerator = "cpu"  # the check of a GPU is not this test's
     check_plan(config)
     return config
 
 
+@pytest.fixture(scope="module")
+def base(parser: Any) -> Any:
+    return parse(parser, ["fit", *BASE])
+
+
 @pytest.mark.parametrize("path", CONFIGS)
-def test_a_configuration_parses_over_base_and_fits_its_classes(parser: Any, path: str) -> None:
-    config = parse(parser, ["--config", "configs/base.yaml", "--config", path])
-    objects = parser.instantiate(config)
+def test_a_configuration_fits_its_classes_and_changes_something(parser: Any, base: Any, path: str) -> None:
+    config = parse(parser, ["fit", *BASE, "--config", path])
+    objects = parser.instantiate(Namespace(fit=config, subcommand="fit")).fit
     assert objects.data.batch_size == config.data.batch_size
     assert objects.model.preference.config.family == config.model.preference.family
+    assert config != base or path in ("configs/base.yaml", "configs/preference/lambda.yaml")
 
 
-@pytest.mark.parametrize("path", [path for path in CONFIGS if path.count("/") == 2])
-def test_an_overlay_says_what_it_is_for_and_changes_something(parser: Any, path: str) -> None:
+@pytest.mark.parametrize("path", CONFIGS)
+def test_a_configuration_says_what_it_is_for(path: str) -> None:
     assert Path(path).read_text(encoding="utf-8").startswith("# ")
-    base, over = (parser.parse_args(["--config", "configs/base.yaml", *more]) for more in ([], ["--config", path]))
-    assert base != over or path in ("configs/preference/lambda.yaml", "configs/model/tiny.yaml")
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "/preference/" in path])
@@ -89,14 +98,14 @@ def test_the_documents_hold_commands() -> None:
 
 
 def test_paths_follow_the_root_folder_after_overlays_and_the_command_line(parser: Any) -> None:
-    config = parse(parser, ["--config", "configs/base.yaml", "--trainer.default_root_dir", "elsewhere"])
+    config = parse(parser, ["fit", *BASE, "--trainer.default_root_dir", "elsewhere"])
     assert [logger.init_args.save_dir for logger in config.trainer.logger] == ["elsewhere", "elsewhere"]
     assert config.trainer.callbacks[1].init_args.dirpath == "elsewhere/checkpoints"
 
 
 def test_full_dapo_is_full(parser: Any) -> None:
     """Token mean, clip-higher and dynamic sampling, with the overlong filter or, in the recipe, the soft penalty."""
-    overlay = ["--config", "configs/base.yaml", "--config", "configs/preference/dapo_full.yaml"]
+    overlay = ["fit", *BASE, "--config", "configs/preference/dapo_full.yaml"]
     method, recipe = (parse(parser, [*overlay, *more]) for more in ([], ["--config", "configs/recipe/dapo.yaml"]))
     for config in (method, recipe):
         assert (config.model.preference.family, config.model.objective.token_count) == ("uniform", "global")

@@ -1,0 +1,96 @@
+"""Who may import whom: text stays out of the module, the objective stays pure, frameworks stay where they belong."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "lambda_grpo_pl"
+SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
+
+FOUNDATION = {"batch", "objective", "policy"}
+TRAINING = {"module", "update", "virtual_step", "sharding", "optimization", "settings", "summary"}
+ROOMS: dict[str, set[str]] = {
+    "batch": set(),
+    "objective": set(),
+    "rewards": set(),
+    "policy": {"batch"},
+    "sampling": {"batch"},
+    "tasks": {"batch"},
+    "evaluation": {"tasks"},
+    "datamodule": {"batch", "tasks"},
+    **{room: FOUNDATION | TRAINING for room in TRAINING},
+    "callbacks": {"batch", "sampling", "rewards", "tasks", "evaluation"},
+    "plan": {"sampling", "settings"},
+    "quiet": set(),
+}
+"""Room of the house → the other rooms it may import. `cli` may import all; nothing imports `cli`."""
+
+FRAMEWORKS = {
+    "lightning": {"module", "sharding", "datamodule", "callbacks", "cli"},
+    "vllm": {"sampling"},
+    "wandb": {"callbacks"},
+    "peft": {"policy"},
+    "torch": {*FOUNDATION, *TRAINING, "sampling", "tasks", "evaluation", "callbacks", "plan"},
+    "transformers": {"policy", "sampling", "tasks", "datamodule"},
+    "jsonargparse": {"cli"},
+    "math_verify": {"rewards"},
+    "datasets": {"tasks"},
+}
+"""Library → the rooms that may import it."""
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names of every import in a file, those inside functions included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively: write {PACKAGE}. in full"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_rooms(path: Path) -> set[str]:
+    names = (name.split(".") for name in imports(path))
+    return {name[1] for name in names if name[0] == PACKAGE and name[1] != room_of(path)}
+
+
+def test_every_room_is_in_the_plan() -> None:
+    rooms = {room_of(path) for path in FILES} - {"__init__", "cli"}
+    assert rooms == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_file_imports_only_the_rooms_below_it(path: Path) -> None:
+    room = room_of(path)
+    assert own_rooms(path) <= (set(ROOMS) if room == "cli" else ROOMS.get(room, set()))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_library_is_imported_only_where_it_belongs(path: Path) -> None:
+    for library in {name.split(".")[0] for name in imports(path)} & set(FRAMEWORKS):
+        assert room_of(path) in FRAMEWORKS[library], f"{path.name} imports {library}"
+
+
+def test_the_objective_needs_torch_alone() -> None:
+    standard = {"__future__", "collections", "dataclasses", "math", "typing"}
+    for path in SOURCE.glob("objective/*.py"):
+        assert {name.split(".")[0] for name in imports(path)} <= standard | {"torch", PACKAGE}, path.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_file_is_no_longer_than_a_reader_holds(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 260
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            assert node.end_lineno - node.lineno < 50, f"{path.name}: {node.name}"
