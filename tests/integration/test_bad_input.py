@@ -1,0 +1,148 @@
+"""Bad input ends before any weight is loaded, with one sentence that says what to change, and exit status 2."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoTokenizer
+
+from lambda_grpo_pl import cli, module, plan
+from tests.scored import save_tiny_policy
+
+ROOT = Path(__file__).parents[2]
+Fails = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture
+def fails(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Run `lambda-grpo fit` with arguments that must fail; returns the sentence on stderr."""
+    loaded: list[str] = []
+    monkeypatch.setattr(module, "load_policy", lambda path, *rest: loaded.append(path))
+    monkeypatch.chdir(ROOT)
+
+    def run(*arguments: str) -> str:
+        base = ["--config", "configs/base.yaml", "--trainer.accelerator", "cpu", "--trainer.logger", "false"]
+        small = ["--data.batch_size", "4", "--rollout.sampler", "transformers", "--model.policy.path", str(policy)]
+        folder = ["--trainer.default_root_dir", str(tmp_path / "run")]
+        monkeypatch.setattr("sys.argv", ["lambda-grpo", "fit", *base, *small, *folder, *arguments])
+        assert cli.main() == 2
+        assert not loaded, "weights were loaded before the error"
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lambda-grpo: ")]
+        assert len(lines) == 1
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Callable[..., str]:
+    """Write a JSONL file; returns its path."""
+
+    def write(*rows: dict[str, str]) -> str:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model.optimizer.learning_rate", "1"], "model.optimizer.learning_rate.*--help"),
+        (["--data.batch_size", "many"], "data.batch_size.*int.*many"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--model.updates.num_minibatches", "3"], "num_minibatches = 3.*set data.batch_size"),
+        (["--trainer.devices", "3"], "3 ranks.*set it to a multiple of 3"),
+        (["--trainer.precision", "bf16-true"], "bf16-true.*set it to bf16-mixed"),
+        (["--trainer.accelerator", "warp"], "warp.*cpu"),
+        (["--rollout.sampling.num_samples", "1"], "num_samples is 1.*set it to 2 or more"),
+        (["--rollout.sampling.temperature", "0"], "temperature is 0.*set it to 1.0"),
+        (["--model.preference.family", "quadratic"], "quadratic.*power_softmax"),
+        (["--model.optimizer.lr", "-1"], "lr is -1.0: set it above 0"),
+        (["--model.policy.path", "./nowhere"], "./nowhere.*no folder"),
+        (["--model.policy.path", "builtin:huge"], "builtin:huge.*builtin:arithmetic-tiny"),
+        (["--model.preference.learn", "validation"], "data.heldout"),
+        (["--data.train.path", "nowhere.jsonl"], "no file nowhere.jsonl"),
+        (["--data.val", "[{benchmark: gsm9k}]"], "gsm9k.*gsm8k"),
+        (["--reward.functions", "[{name: maths}]"], "maths.*math"),
+        (["--data.rules.max_prompt_tokens", "2"], "max_prompt_tokens is 2: raise it"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_settings_that_cannot_work(fails: Fails, arguments: list[str], sentence: str) -> None:
+    assert re.search(sentence, fails(*arguments))
+
+
+def test_an_unknown_key_in_a_file(fails: Fails, tmp_path: Path) -> None:
+    path = tmp_path / "over.yaml"
+    path.write_text("model: {optimiser: {lr: 1.0e-3}}\n", encoding="utf-8")
+    assert "model.optimiser" in fails("--config", str(path))
+
+
+def test_a_missing_column_is_named_with_its_line_and_the_columns_that_are_there(
+    fails: Fails, rows: Callable[..., str]
+) -> None:
+    path = rows({"q": "1+1=", "answer": "2"})
+    assert re.search(r"rows.jsonl:1: no column 'question', only q, answer", fails("--data.train.path", path))
+
+
+def test_an_empty_data_set(fails: Fails, rows: Callable[..., str]) -> None:
+    assert re.search("No usable prompt.*empty.*Check path", fails("--data.train.path", rows()))
+
+
+def test_every_prompt_longer_than_the_limit(fails: Fails, rows: Callable[..., str]) -> None:
+    path = rows({"question": "1+1=" * 50, "answer": "2"})
+    limit = ["--data.rules.max_prompt_tokens", "60", "--data.val", "[{split: test, limit: 4}]"]
+    assert re.search("all 1 rows were left out.*raise data.rules.max_prompt", fails("--data.train.path", path, *limit))
+
+
+def test_a_tokenizer_without_a_pad_token(fails: Fails, policy: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer.pad_token = None
+    folder = _checkpoint(policy, tmp_path, tokenizer)
+    assert re.search("no pad token: set tokenizer.pad_token", fails("--model.policy.path", folder))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model(fails: Fails, policy: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer.add_tokens(["<extra>"])
+    assert re.search(
+        "tokens but the model only.*matching pair",
+        fails("--model.policy.path", _checkpoint(policy, tmp_path, tokenizer)),
+    )
+
+
+@pytest.mark.parametrize("version", [None, "0.27.0", "0.33.0", "1.0.0"])
+def test_vllm_absent_or_out_of_range(fails: Fails, monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
+    monkeypatch.setattr(plan, "installed_vllm", lambda: version)
+    sentence = fails("--rollout.sampler", "vllm")
+    assert "0.27.1" in sentence
+    assert "install it with" in sentence
+
+
+def test_a_gpu_that_is_not_there(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert re.search("no working CUDA device.*set trainer.accelerator to cpu", fails("--trainer.accelerator", "gpu"))
+
+
+def test_a_traceback_for_those_who_ask(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMBDA_GRPO_DEBUG", "1")
+    with pytest.raises(ValueError, match="above 0"):
+        fails("--model.optimizer.lr", "-1")
+
+
+def _checkpoint(policy: Path, folder: Path, tokenizer: AutoTokenizer) -> str:
+    """The configuration of `policy` beside another tokenizer; no weights, since none may be read."""
+    path = folder / "checkpoint"
+    AutoConfig.from_pretrained(policy).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
