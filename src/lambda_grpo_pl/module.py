@@ -8,14 +8,15 @@ step of the policy, a step of λ → scalar statistics. Completions and rewards 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lambda_grpo_pl.batch import Completions, Rewards, RolloutBatch
+from lambda_grpo_pl.batch import Completions, RolloutBatch
+from lambda_grpo_pl.groups import Groups
 from lambda_grpo_pl.objective import (
     LengthPreference,
     PreferenceConfig,
@@ -33,35 +34,6 @@ from lambda_grpo_pl.sharding import shard_policy, sync_gradients
 from lambda_grpo_pl.summary import mean_over_ranks, summarise_tokens
 from lambda_grpo_pl.update import Passes, Rollout, accumulate_gradient, score_rows
 from lambda_grpo_pl.virtual_step import alignments
-
-
-class Groups(NamedTuple):
-    """The [B, G] view of one mini-batch: what f, Z and λ's gradient are made from."""
-
-    rows: Tensor
-    """int64 row of the rollout."""
-    lengths: Tensor
-    """int64 tokens."""
-    active: Tensor
-    """bool: counts in Z and in its group's statistics."""
-    rewards: Tensor
-    """float32"""
-    correct: Tensor
-    """bool"""
-    prompt_lengths: Tensor
-    """[B] int64 tokens."""
-
-    @classmethod
-    def of(cls, batch: RolloutBatch, prompts: slice = slice(None)) -> Groups:
-        """View some prompts of a scored batch. An empty response is inactive."""
-        shape = (batch.num_prompts, batch.group_size)
-        completions: Completions = batch.require("completions")
-        rewards: Rewards = batch.require("rewards")
-        rows = torch.arange(shape[0] * shape[1], device=rewards.total.device)
-        active = rewards.active & (completions.lengths > 0)
-        flat = (rows, completions.lengths, active, rewards.total, rewards.correct)
-        views = [tensor.view(shape)[prompts] for tensor in flat]
-        return cls._make([*views, batch.prompts.lengths[prompts]])
 
 
 class LambdaGRPO(L.LightningModule):
@@ -103,7 +75,7 @@ class LambdaGRPO(L.LightningModule):
         self.updates = updates
         self.temperature = temperature
         self.preference = LengthPreference(replace(preference, max_length=preference.max_length or max_response_tokens))
-        # λ's gradient is exact and reduced by `_learn_preference`; DDP must neither expect nor average it.
+        # λ's gradient is exact and reduced by `_step_preference`; DDP must neither expect nor average it.
         self._ddp_params_and_buffers_to_ignore = [f"preference.{name}" for name in self.preference.state_dict()]
         self.policy: Policy
         self._reference: list[Reference] = []  # in a list: outside the module registry, so never in a checkpoint
@@ -218,7 +190,9 @@ class LambdaGRPO(L.LightningModule):
                 self.preference, gains[groups.rows], groups.lengths, count, groups.active, features
             )
             statistics |= self._step_preference(objective)
-        self.log_dict({name: float(value) for name, value in statistics.items()})
+        statistics["train/model_tokens"] = torch.tensor(gradient.num_tokens)
+        values = torch.stack([value.to(self.device, torch.float32) for value in statistics.values()]).tolist()
+        self.log_dict(dict(zip(statistics, values, strict=True)))
         return {"rows": groups.rows, "weights": f}
 
     def _step_policy(self) -> dict[str, Tensor]:

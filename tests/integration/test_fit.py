@@ -9,7 +9,7 @@ from tests.integration.runs import ROOT, run
 from tests.scored import save_tiny_policy
 
 METHODS = sorted(path.stem for path in (ROOT / "configs/preference").glob("*.yaml"))
-CHECKPOINT = '--trainer.callbacks=[{{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {{dirpath: {folder}, every_n_train_steps: 2, save_top_k: -1}}}}]'  # noqa: E501
+CHECKPOINT = "--trainer.callbacks=[{{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {{dirpath: {folder}, every_n_train_steps: 2, save_top_k: -1}}}}]"  # noqa: E501
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,9 @@ def test_reward_goes_up(policy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_on_jsonl_questions(policy: Path, tmp_path: Path, method: str) -> None:
     questions = tmp_path / "questions.jsonl"
-    rows = [f'{{"question": "Ann has {n} apples and buys {n + 1}. How many?", "answer": "{2 * n + 1}"}}' for n in range(9)]
+    rows = [
+        f'{{"question": "Ann has {n} apples and buys {n + 1}. How many?", "answer": "{2 * n + 1}"}}' for n in range(9)
+    ]
     questions.write_text("\n".join(rows))
     heldout = ["--data.heldout.path", str(questions)] if method == "lambda_validation" else []
     cli = run(
@@ -69,7 +71,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(policy: Path, tmp_path: Path) ->
         "--model.optimizer.warmup_steps=3",
     ]
     whole = run(
-        "fit", policy, tmp_path / "whole", CHECKPOINT.format(folder=tmp_path / "whole"), "--trainer.max_steps=5", *common
+        "fit",
+        policy,
+        tmp_path / "whole",
+        CHECKPOINT.format(folder=tmp_path / "whole"),
+        "--trainer.max_steps=5",
+        *common,
     )
     checkpoint = next((tmp_path / "whole").glob("*step=2.ckpt"))
     resumed = run(
