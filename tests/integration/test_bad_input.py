@@ -74,7 +74,7 @@ def rows(tmp_path: Path) -> Callable[..., str]:
         (["--data.train.path", "nowhere.jsonl"], "no file nowhere.jsonl"),
         (["--data.val", "[{benchmark: gsm9k}]"], "gsm9k.*gsm8k"),
         (["--reward.functions", "[{name: maths}]"], "maths.*math"),
-        (["--data.rules.max_prompt_tokens", "2"], "max_prompt_tokens is 2: raise it"),
+        (["--data.rules", "{max_prompt_tokens: 2, on_long_prompt: error}"], "max_prompt_tokens is 2: raise it"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
