@@ -11,6 +11,7 @@ import sys
 from typing import NoReturn
 
 from jsonargparse import set_parsing_settings
+from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
@@ -21,6 +22,7 @@ from lambda_grpo_pl.callbacks import (
     HeldoutRollout,
     HuggingFaceExport,
     PhaseTimer,
+    PredictionWriter,
     PreferenceMonitor,
     RewardCallback,
     RolloutCallback,
@@ -33,6 +35,7 @@ from lambda_grpo_pl.module import LambdaGRPO
 from lambda_grpo_pl.plan import check_plan, check_shares
 from lambda_grpo_pl.quiet import quieten_libraries
 from lambda_grpo_pl.tasks.base_model import resolve_model_path
+from lambda_grpo_pl.tasks.preview import preview_prompts
 
 DEBUG_VARIABLE = "LAMBDA_GRPO_DEBUG"
 BAD_INPUT = (ValueError, OSError, MisconfigurationException)
@@ -47,6 +50,7 @@ SECTIONS = {
     "heldout": HeldoutRollout,
     "monitor": PreferenceMonitor,
     "table": CompletionsTable,
+    "predictions": PredictionWriter,
     "export": HuggingFaceExport,
     "plan": StartupPlan,
     "timer": PhaseTimer,
@@ -69,6 +73,13 @@ class LambdaGRPOCLI(LightningCLI):
         """Add a section for each callback, and say once what several sections need to know."""
         for section, callback in SECTIONS.items():
             parser.add_lightning_class_args(callback, section)
+        parser.add_argument(
+            "--print_prompt",
+            type=NonNegativeInt,
+            default=0,
+            metavar="N",
+            help="Print the first N prompts of each validation set as the policy reads them, with token ids, and end.",
+        )
         parser.link_arguments("rollout.sampling.temperature", "model.temperature")
         parser.link_arguments("rollout.sampling.max_tokens", "model.max_response_tokens")
         parser.link_arguments("model.policy.path", "data.tokenizer_path")
@@ -84,9 +95,16 @@ class LambdaGRPOCLI(LightningCLI):
             if value is not None:
                 config.model.policy[name] = resolve_model_path(value)
         config.data.tokenizer_path = config.model.policy.path
+        if "verbose" in config:
+            config.verbose = False  # Lightning's list of every measure, after the evaluation's own table
 
     def after_instantiate_classes(self) -> None:
-        """Refuse prompts that ranks or mini-batches can't share evenly: only now is the number of ranks known."""
+        """Show prompts if asked to; refuse prompts that ranks can't share evenly, now that their number is known."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if config.print_prompt:
+            data = self.datamodule
+            print(preview_prompts(data.val_sources, data.rules.without_skipping(), data.tokenizer, config.print_prompt))
+            raise SystemExit
         check_shares(self.datamodule.batch_size, self.model.updates, self.trainer.world_size)
 
 

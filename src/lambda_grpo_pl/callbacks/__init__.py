@@ -4,6 +4,7 @@ from lambda_grpo_pl.callbacks.evaluation import BenchmarkEvaluation, EvaluationS
 from lambda_grpo_pl.callbacks.export import HuggingFaceExport
 from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
 from lambda_grpo_pl.callbacks.plan import StartupPlan
+from lambda_grpo_pl.callbacks.predictions import PredictionWriter
 from lambda_grpo_pl.callbacks.progress import RolloutProgressBar
 from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout
 from lambda_grpo_pl.callbacks.reward import RewardCallback
@@ -20,6 +21,7 @@ __all__ = [
     "HeldoutRollout",
     "HuggingFaceExport",
     "PhaseTimer",
+    "PredictionWriter",
     "PreferenceMonitor",
     "RewardCallback",
     "RolloutCallback",

@@ -1,50 +1,45 @@
-"""Evaluation: benchmarks with sampling settings and rewards of their own, scored by the functions that train."""
+"""Evaluation: benchmarks with sampling settings and rewards of their own, scored by the functions that train.
+
+What is asked and how lies in `evaluation/`; here are the hooks. Every response is recorded in
+`<default_root_dir>/evaluation/step-<updates>`, and questions found there are not sampled again: an evaluation whose
+engine died goes on where it stopped, and `test` after `validate` only reads.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
-from rich.table import Table
 
-from lambda_grpo_pl.batch import Completions, RolloutBatch
+from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.lookup import find_callback
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
+from lambda_grpo_pl.evaluation.asking import Asking, EvaluationSettings, plan_asking
+from lambda_grpo_pl.evaluation.identity import method_name, weights_digest
 from lambda_grpo_pl.evaluation.metrics import BenchmarkScores
-from lambda_grpo_pl.evaluation.table import QuestionScores
-from lambda_grpo_pl.rewards import RewardSpec, RewardSuite, SuiteScores
-from lambda_grpo_pl.sampling import SamplingSettings
+from lambda_grpo_pl.evaluation.partial import as_rewards, nothing, unanswered
+from lambda_grpo_pl.evaluation.records import QuestionRecord
+from lambda_grpo_pl.evaluation.responses import cut, question_records, read_responses
+from lambda_grpo_pl.evaluation.resuming import ResumableSet
+from lambda_grpo_pl.evaluation.tables import BenchmarkResult, RunInfo, write_tables
+from lambda_grpo_pl.evaluation.terminal import scores_table
+from lambda_grpo_pl.rewards import RewardSuite
 from lambda_grpo_pl.tasks.benchmarks import BENCHMARKS
-
-HEADLINE = ("accuracy", "score", "length/mean", "truncated", "no_answer", "verifier_failed")
-
-
-@dataclass(kw_only=True)
-class EvaluationSettings:
-    """How every benchmark is sampled; null leaves the benchmark's own setting."""
-
-    temperature: float | None = None
-    """0 is greedy."""
-    top_p: float | None = None
-    """Nucleus of the sampling distribution."""
-    num_samples: int | None = None
-    """Responses per question, n."""
-    max_tokens: int | None = None
-    """Response tokens after which a response is cut."""
-
-    def apply(self, settings: SamplingSettings) -> SamplingSettings:
-        """`settings` with what is set here."""
-        return replace(settings, **{name: value for name, value in vars(self).items() if value is not None})
 
 
 class BenchmarkEvaluation(L.Callback):
-    """Scores each validation set and logs `val/<set>/<measure>`, and `val/average` for choosing the best checkpoint.
+    """Scores each validation set, records every response, and logs `val/<set>/<measure>` and `val/average`.
 
-    A set that is a registered benchmark brings its own sampling settings and reward; any other set is sampled greedily, at the
-    training limit, and scored by the training rewards. Questions, not responses, are what intervals are over.
+    A set that is a registered benchmark brings its own sampling settings and reward; any other set is sampled greedily,
+    at the training limit, and scored by the training rewards. Questions, not responses, are what intervals are over.
+    How often is Lightning's `trainer.val_check_interval`; `num_sanity_val_steps: -1` evaluates the base model first.
 
     Attributes:
         history: (update, {set: {measure: value}}) of every evaluation so far; update 0 is the base model.
@@ -52,34 +47,78 @@ class BenchmarkEvaluation(L.Callback):
 
     def __init__(
         self,
-        overrides: EvaluationSettings = EvaluationSettings(),
+        overrides: EvaluationSettings = EvaluationSettings(),  # noqa: B008 - nothing changes it
+        benchmarks: dict[str, EvaluationSettings] | None = None,
         average_over: list[str] | None = None,
-        confidence: float = 0.95,
+        method: str | None = None,
         to_terminal: bool = True,
     ) -> None:
         """Keep the settings.
 
         Args:
-            overrides: Sampling settings that replace the sets' own.
+            overrides: Sampling settings that replace every set's own.
+            benchmarks: Sampling settings of single sets, by name; they win over `overrides`.
             average_over: Sets in `val/average`; null averages all.
-            confidence: Coverage of the bootstrap intervals; 0 leaves them out.
+            method: What tables call the method; null: `base` before the first update, then what the preference is.
             to_terminal: Print the table after every evaluation.
         """
         self.overrides = overrides
+        self.benchmarks = benchmarks or {}
         self.average_over = average_over
-        self.confidence = confidence
+        self.method = method
         self.to_terminal = to_terminal
         self.history: list[tuple[int, dict[str, dict[str, float]]]] = []
-        self._suites: dict[str, RewardSuite] = {}
+        self._loaded_step = 0
+        self._asking: dict[str, Asking] = {}
+        self._sets: dict[str, ResumableSet] = {}
         self._scores: dict[str, BenchmarkScores] = {}
+        self._suites: dict[str, RewardSuite] = {}
 
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin with empty tables."""
-        names: list[str] = trainer.datamodule.val_names  # type: ignore[attr-defined]
-        self._scores = {
-            name: BenchmarkScores(self.settings(trainer, name).num_samples, confidence=self.confidence)
-            for name in names
+    # ------------------------------------------------------------------------------------------------ hooks
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse an evaluation that cannot work, before a model is loaded."""
+        sources = trainer.datamodule.val_sources  # type: ignore[attr-defined]
+        names = [source.name for source in sources]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"Two validation sets have one name among {', '.join(names)}: their scores would mix. Rename a file, "
+                "or evaluate them in two runs."
+            )
+        unknown = self.benchmarks.keys() - BENCHMARKS.keys() | set(self.average_over or ())
+        if unknown := unknown - set(names):
+            raise ValueError(
+                f"{', '.join(sorted(unknown))} is no validation set: name some of {', '.join(names)} in "
+                "evaluation.benchmarks and evaluation.average_over."
+            )
+        rollout, reward = find_callback(trainer, RolloutCallback), find_callback(trainer, RewardCallback)
+        for source in sources:
+            overrides = [self.overrides, *filter(None, [self.benchmarks.get(source.name)])]
+            self._asking[source.name] = plan_asking(
+                source, overrides, rollout.sampling, reward.suite.specs, rollout.seed
+            )
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Look for answers that an earlier evaluation of these weights left, and begin with empty tables."""
+        data, wait = trainer.datamodule, trainer.strategy.barrier  # type: ignore[attr-defined]
+        policy = f"step {self._step(trainer)}, weights {weights_digest(pl_module.policy)}"
+        self._sets = {
+            name: ResumableSet(
+                self._folder(trainer), replace(asking.setup, policy=policy), [row.example for row in loader.rows]
+            )
+            for (name, asking), loader in zip(self._asking.items(), data.val_dataloader(), strict=True)
         }
+        if trainer.is_global_zero:
+            for each in self._sets.values():
+                if home := each.set_aside():
+                    rank_zero_info(f"{each.folder} was made with other weights or settings and moved to {home}.")
+        wait()
+        for each in self._sets.values():
+            each.read_found()
+        wait()
+        self._scores = {name: BenchmarkScores(asking.sampling.num_samples) for name, asking in self._asking.items()}
+        if not all(each.complete for each in self._sets.values()):  # the same on every rank: a sync is collective
+            find_callback(trainer, RolloutCallback).synchronise(trainer, pl_module)
 
     def on_validation_batch_start(
         self,
@@ -89,76 +128,59 @@ class BenchmarkEvaluation(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Sample and score a batch of questions as its set asks, and take it into the set's table."""
-        name = trainer.datamodule.val_names[dataloader_idx]  # type: ignore[attr-defined]
-        rollout = find_callback(trainer, RolloutCallback)
-        rollout.synchronise(trainer, pl_module)
-        key = ("evaluation", name, batch_idx)
-        batch.completions = rollout.sample(trainer, pl_module, batch.prompts, self.settings(trainer, name), key)
-        verdicts = find_callback(trainer, RewardCallback).score(trainer, batch, self._suite(trainer, name))
-        self._scores[name].update(question_scores(batch, verdicts))
+        """Sample and score the questions of a batch that are not answered yet, and take all into the set's table."""
+        name = list(self._asking)[dataloader_idx]
+        known = self._sets[name].found
+        examples = batch.prompts.examples
+        self._scores[name].update(
+            [known[example["id"]].question_scores() for example in examples if example["id"] in known]
+        )
+        batch.prompts = unanswered(batch.prompts, known)
+        if not batch.prompts.examples:
+            batch.completions, batch.rewards = nothing(batch.prompts)
+            return
+        records = self._answer(trainer, pl_module, batch, name, batch_idx)
+        self._sets[name].add(records, trainer.global_rank)
+        self._scores[name].update([record.question_scores() for record in records])
 
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log every measure and the average, and print the table."""
-        tables = {
-            name: {measure: float(value) for measure, value in scores.compute().items()}
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Log every measure and the average, write the tables, and print them."""
+        results = [
+            BenchmarkResult(
+                settings=self._sets[name].setup,
+                measures={measure: float(value) for measure, value in scores.compute().items()},
+            )
             for name, scores in self._scores.items()
-        }
-        self.history.append((trainer.global_step, tables))
-        if not trainer.sanity_checking:
-            metrics = {
-                f"val/{name}/{measure}": value for name, table in tables.items() for measure, value in table.items()
-            }
-            chosen = [tables[name]["accuracy"] for name in self.average_over or tables]
-            metrics["val/average"] = sum(chosen) / len(chosen)
-            # The same on every rank, so that averaging over ranks changes nothing (and Lightning does not warn).
-            pl_module.log_dict({name: value for name, value in metrics.items() if value == value}, sync_dist=True)
-        if self.to_terminal and trainer.is_global_zero:
-            Console().print(self.table(trainer))
+        ]
+        trainer.strategy.barrier()
+        headlines = {result.settings.benchmark: result.headline for result in results}
+        chosen = [headlines[name] for name in self.average_over or headlines]
+        average = sum(chosen) / len(chosen)
+        self.history.append((self._step(trainer), {each.settings.benchmark: each.measures for each in results}))
+        self._log(trainer, pl_module, results, average)
+        if trainer.is_global_zero:
+            for each in self._sets.values():
+                each.merge()
+            run = self._run_info(trainer, pl_module)
+            text = write_tables(self._folder(trainer), run, results)
+            if self.to_terminal and trainer.state.fn == TrainerFn.FITTING:
+                Console().print(scores_table(run, results, average))
+            elif self.to_terminal:
+                print(text)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_start = on_validation_batch_start
     on_test_epoch_end = on_validation_epoch_end
-
-    def settings(self, trainer: L.Trainer, name: str) -> SamplingSettings:
-        """How the set `name` is sampled."""
-        if name not in BENCHMARKS:
-            limit = find_callback(trainer, RolloutCallback).sampling.max_tokens
-            return self.overrides.apply(SamplingSettings(temperature=0.0, max_tokens=limit))
-        entry = BENCHMARKS[name]
-        own = SamplingSettings(
-            temperature=entry.temperature, top_p=entry.top_p, num_samples=entry.num_samples, max_tokens=entry.max_tokens
-        )
-        return self.overrides.apply(own)
-
-    def table(self, trainer: L.Trainer) -> Table:
-        """The latest evaluation, a row a set, with the sampling settings it was made with."""
-        update, tables = self.history[-1]
-        when = "base model" if update == 0 else f"after {update} updates"
-        table = Table("set", "questions", *HEADLINE, "sampling", title=f"evaluation, {when}")
-        for name, measures in tables.items():
-            settings = self.settings(trainer, name)
-            how = f"T={settings.temperature:g} top_p={settings.top_p:g} n={settings.num_samples} ≤{settings.max_tokens}"
-            cells = [f"{measures[column]:.3f}" for column in HEADLINE]
-            if self.confidence:
-                cells[0] += f" [{measures['accuracy_low']:.3f}, {measures['accuracy_high']:.3f}]"
-            table.add_row(name, f"{measures['num_questions']:.0f}", *cells, how)
-        return table
-
-    def _suite(self, trainer: L.Trainer, name: str) -> RewardSuite:
-        reward = find_callback(trainer, RewardCallback)
-        if name not in BENCHMARKS:
-            return reward.suite
-        if name not in self._suites:
-            entry = BENCHMARKS[name]
-            self._suites[name] = RewardSuite([RewardSpec(name=entry.reward, params=entry.reward_params)], reward.pool)
-        return self._suites[name]
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Stop the benchmarks' verifier processes."""
         for suite in self._suites.values():
             suite.close()
         self._suites.clear()
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note which update the weights are of: outside a fit the trainer does not count."""
+        self._loaded_step = checkpoint["global_step"]
 
     def state_dict(self) -> dict[str, Any]:
         """The evaluations so far belong to the run."""
@@ -168,24 +190,60 @@ class BenchmarkEvaluation(L.Callback):
         """Continue the history."""
         self.history = state_dict["history"]
 
+    # ------------------------------------------------------------------------------------------------ parts
 
-def question_scores(batch: RolloutBatch, scores: SuiteScores) -> list[QuestionScores]:
-    """What the n responses to each question of a scored batch earned."""
-    completions: Completions = batch.require("completions")
-    lengths, truncated, n = completions.lengths.tolist(), completions.truncated.tolist(), batch.group_size
-    questions = []
-    for number, example in enumerate(batch.prompts.examples):
-        rows = slice(number * n, (number + 1) * n)
-        verdicts = scores.verdicts[rows]
-        questions.append(
-            QuestionScores(
-                index=int(example["index"]),
-                correct=[verdict.correct for verdict in verdicts],
-                scores=scores.totals[rows],
-                extracted=[verdict.extracted for verdict in verdicts],
-                lengths=lengths[rows],
-                truncated=truncated[rows],
-                status=[verdict.status for verdict in verdicts],
-            )
-        )
-    return questions
+    def _answer(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, name: str, batch_idx: int
+    ) -> list[QuestionRecord]:
+        """Sample and score a batch as its set asks; fills `completions` and `rewards`."""
+        asking = self._asking[name]
+        rollout = find_callback(trainer, RolloutCallback)
+        key = ("evaluation", name, batch_idx)
+        completions = rollout.sample(trainer, pl_module, batch.prompts, asking.sampling, key)
+        tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        responses = read_responses(tokenizer, completions, asking.setup.stop)
+        n = asking.sampling.num_samples
+        examples = [example for example in batch.prompts.examples for _ in range(n)]
+        suite = self._suite(find_callback(trainer, RewardCallback), asking)
+        scores = suite.score(responses.texts, examples, responses.lengths, responses.truncated)
+        batch.completions, batch.rewards = cut(completions, responses), as_rewards(scores, completions.ids.device)
+        return question_records(batch.prompts, responses, scores, n)
+
+    def _suite(self, reward: RewardCallback, asking: Asking) -> RewardSuite:
+        """The training rewards, or those of the benchmark: sets that are judged alike share their processes."""
+        if not asking.rewards:
+            return reward.suite
+        key = repr(asking.rewards)
+        if key not in self._suites:
+            self._suites[key] = RewardSuite(asking.rewards, reward.pool)
+        return self._suites[key]
+
+    def _log(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, results: Sequence[BenchmarkResult], average: float
+    ) -> None:
+        stage = "test" if trainer.testing else "val"
+        metrics = {
+            f"{stage}/{result.settings.benchmark}/{measure}": value
+            for result in results
+            for measure, value in result.measures.items()
+            if value == value
+        }
+        metrics[f"{stage}/average"] = average
+        if not trainer.sanity_checking:
+            # The same on every rank, so that averaging over ranks changes nothing (and Lightning does not warn).
+            pl_module.log_dict(metrics, sync_dist=True)
+        elif trainer.num_sanity_val_steps == float("inf"):
+            for logger in trainer.loggers:  # Lightning drops what is logged before training: the base model's row
+                logger.log_metrics(metrics, step=0)
+
+    def _step(self, trainer: L.Trainer) -> int:
+        return trainer.global_step if trainer.state.fn == TrainerFn.FITTING else self._loaded_step
+
+    def _folder(self, trainer: L.Trainer) -> Path:
+        return Path(trainer.default_root_dir) / "evaluation" / f"step-{self._step(trainer):06d}"
+
+    def _run_info(self, trainer: L.Trainer, pl_module: Any) -> RunInfo:
+        step = self._step(trainer)
+        method = self.method or (method_name(pl_module.preference.config) if step else "base")
+        seed = None if method == "base" else find_callback(trainer, RolloutCallback).seed
+        return RunInfo(model=str(pl_module.policy_config.path).rstrip("/"), method=method, seed=seed, step=step)

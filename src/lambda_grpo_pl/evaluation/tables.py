@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lambda_grpo_pl.evaluation.extractors import describe_extraction
 from lambda_grpo_pl.evaluation.records import EvaluationSetup, read_records, read_settings
 from lambda_grpo_pl.evaluation.table import QuestionTable, default_ks, summarize
 from lambda_grpo_pl.tasks.benchmarks import in_registry_order
@@ -108,6 +109,7 @@ def markdown(run: RunInfo, results: Sequence[BenchmarkResult]) -> str:
         "How each was asked, sampled and judged:",
         "",
         *(f"* **{result.settings.benchmark}**: {result.settings.describe()}" for result in results),
+        *(f"* {line}" for line in describe_extraction(result.settings.reward for result in results)),
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,95 @@
+"""Responses as text, ended where the prompt template says.
+
+Samplers know tokens and no strings, so a stop string is applied here, after sampling: what is recorded and judged is
+what an engine with stop strings would have returned.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lambda_grpo_pl.batch import Completions, Prompts
+from lambda_grpo_pl.evaluation.records import QuestionRecord
+from lambda_grpo_pl.rewards import SuiteScores
+
+
+class Responses(NamedTuple):
+    """N responses, cut at the first stop string."""
+
+    texts: list[str]
+    """N texts without special tokens and without the stop string."""
+    lengths: list[int]
+    """N lengths in tokens, what ended the response included."""
+    truncated: list[bool]
+    """N: the length limit cut it, and no stop string came before."""
+
+
+def read_responses(
+    tokenizer: PreTrainedTokenizerBase, completions: Completions, stops: Sequence[str] = ()
+) -> Responses:
+    """Decode completions and cut each at the first of `stops`, which may be the text of a special token."""
+    texts, lengths = [], []
+    truncated: list[bool] = completions.truncated.tolist()
+    for row in range(len(completions.lengths)):
+        ids = completions.tokens(row)
+        num_kept = _tokens_to_stop(tokenizer, ids, stops)
+        truncated[row] = truncated[row] and num_kept is None
+        ids = ids[:num_kept]
+        texts.append(_before(str(tokenizer.decode(ids, skip_special_tokens=True)), stops))
+        lengths.append(len(ids))
+    return Responses(texts, lengths, truncated)
+
+
+def cut(completions: Completions, responses: Responses) -> Completions:
+    """Return `completions` with the lengths and truncation of their `responses`."""
+    device = completions.ids.device
+    return completions._replace(
+        lengths=torch.tensor(responses.lengths, dtype=torch.long, device=device),
+        truncated=torch.tensor(responses.truncated, dtype=torch.bool, device=device),
+    )
+
+
+def question_records(prompts: Prompts, responses: Responses, scores: SuiteScores, n: int) -> list[QuestionRecord]:
+    """Return a record for each prompt with its n responses and what they earned."""
+    records = []
+    for number, example in enumerate(prompts.examples):
+        rows = slice(number * n, (number + 1) * n)
+        verdicts = scores.verdicts[rows]
+        records.append(
+            QuestionRecord(
+                id=example["id"],
+                index=example["index"],
+                answer=example["answer"],
+                prompt=example["prompt"],
+                completions=responses.texts[rows],
+                extracted=[verdict.extracted for verdict in verdicts],
+                correct=[verdict.correct for verdict in verdicts],
+                scores=scores.totals[rows],
+                status=[verdict.status for verdict in verdicts],
+                lengths=responses.lengths[rows],
+                truncated=responses.truncated[rows],
+            )
+        )
+    return records
+
+
+def _tokens_to_stop(tokenizer: PreTrainedTokenizerBase, ids: list[int], stops: Sequence[str]) -> int | None:
+    """Return how many tokens it takes to complete the first stop string, None if none comes."""
+
+    def stopped(num_tokens: int) -> bool:
+        text = str(tokenizer.decode(ids[:num_tokens]))
+        return any(stop in text for stop in stops)
+
+    if not stops or not stopped(len(ids)):
+        return None
+    return bisect_left(range(len(ids)), True, key=stopped)
+
+
+def _before(text: str, stops: Sequence[str]) -> str:
+    ends = [place for place in map(text.find, stops) if place >= 0]
+    return text[: min(ends, default=len(text))]
