@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
-from torch.distributed.tensor import DTensor
+
+from lambda_grpo_pl.sampling import policy_weights
 
 
 class HuggingFaceExport(L.Callback):
@@ -25,23 +25,13 @@ class HuggingFaceExport(L.Callback):
         """Gather on every rank, write on the first."""
         if self.folder is None:
             return
-        path = Path(trainer.default_root_dir) / self.folder
-        model = pl_module.policy.model
-        merged = hasattr(model, "merge_adapter")
-        if merged:
-            model.merge_adapter()
-        state = {name: _whole(value) for name, value in pl_module.policy.causal_lm.state_dict().items()}
-        if merged:
-            model.unmerge_adapter()
-            state = {name.replace(".base_layer", ""): value for name, value in state.items() if ".lora_" not in name}
+        model: Any = pl_module.policy.causal_lm
+        state = {name: tensor.detach().cpu() for name, tensor in policy_weights(pl_module.policy.model)}
+        if model.config.tie_word_embeddings:
+            state.pop("lm_head.weight", None)  # transformers ties it again when it loads the folder
         if trainer.is_global_zero:
-            config = pl_module.policy.causal_lm.config
-            attention, config._attn_implementation = config._attn_implementation, "sdpa"
-            pl_module.policy.causal_lm.save_pretrained(path, state_dict=state)
-            config._attn_implementation = attention
+            path = Path(trainer.default_root_dir) / self.folder
+            attention, model.config._attn_implementation = model.config._attn_implementation, "sdpa"
+            model.save_pretrained(path, state_dict=state)
+            model.config._attn_implementation = attention
             trainer.datamodule.tokenizer.save_pretrained(path)  # type: ignore[attr-defined]
-
-
-def _whole(value: torch.Tensor) -> torch.Tensor:
-    whole = value.full_tensor() if isinstance(value, DTensor) else value
-    return whole.detach().cpu()

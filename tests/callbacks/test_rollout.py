@@ -1,0 +1,82 @@
+"""Sampling inside a run: synced once an update, proven, seeded by occasion, loud when responses are cut."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lambda_grpo_pl.callbacks import RolloutCallback
+from lambda_grpo_pl.sampling import SyncError, TransformersSampler
+from tests.integration.runs import run
+from tests.scored import save_tiny_policy
+
+OPTIONS = (
+    "--trainer.callbacks=null",
+    "--trainer.max_steps=2",
+    "--trainer.val_check_interval=1000",
+    "--reward.functions=[{name: tests.integration.runs.digit_share}]",
+)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
+
+
+class StaleSampler(TransformersSampler):
+    """An engine whose embedding the sync has missed."""
+
+    def probe(self, token_ids):  # type: ignore[no-untyped-def]
+        return [[value - 0.05 for value in sequence] for sequence in super().probe(token_ids)]
+
+
+def test_a_stale_engine_ends_the_run_with_a_sentence(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lambda_grpo_pl.callbacks.rollout.TransformersSampler", StaleSampler)
+    with pytest.raises(SyncError, match=r"differ from the policy's by 0\.05 nats"):
+        run("fit", policy, tmp_path, *OPTIONS)
+
+
+def test_weights_are_synced_once_an_update_and_seeds_differ(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs, seeds = [], []
+
+    class Counting(TransformersSampler):
+        def sync(self, module):  # type: ignore[no-untyped-def]
+            syncs.append(1)
+            return super().sync(module)
+
+        def generate(self, prompts, settings, seed):  # type: ignore[no-untyped-def]
+            seeds.append(seed)
+            return super().generate(prompts, settings, seed)
+
+    monkeypatch.setattr("lambda_grpo_pl.callbacks.rollout.TransformersSampler", Counting)
+    with pytest.warns(UserWarning, match=r"cut at 8 tokens.*rollout\.sampling\.max_tokens"):
+        run("fit", policy, tmp_path, *OPTIONS, "--dynamic_sampling.max_rounds=1")
+    assert len(syncs) == 2
+    assert len(set(seeds)) == len(seeds) >= 2
+
+
+def test_the_export_of_a_lora_policy_is_the_policy(policy: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    cli = run("fit", policy, tmp_path, *OPTIONS, "--model.policy.lora.rank=4", "--model.optimizer.lr=0.05")
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "policy")("12+30=####42", return_tensors="pt").input_ids
+    start = AutoModelForCausalLM.from_pretrained(policy)
+    with torch.no_grad():
+        ours, theirs, before = (model(tokens).logits for model in (cli.model.policy.model.eval(), exported, start))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(theirs, before, atol=1e-2)
+
+
+def test_the_callback_is_named_when_it_is_missing() -> None:
+    from lambda_grpo_pl.callbacks.lookup import find_callback
+
+    class Trainer:
+        callbacks: tuple = ()
+
+    with pytest.raises(ValueError, match="RolloutCallback is missing"):
+        find_callback(Trainer(), RolloutCallback)  # type: ignore[arg-type]
