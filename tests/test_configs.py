@@ -116,3 +116,25 @@ def test_full_dapo_is_full(parser: Any) -> None:
     penalty = recipe.reward.functions[1]
     assert (penalty.name, penalty.params["max_length"]) == ("overlong", recipe.rollout.sampling.max_tokens)
     assert not recipe.reward.overlong_filter
+
+
+def test_the_example_of_the_readme_moves_lambda() -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    names: dict[str, Any] = {}
+    exec(code[1], names)
+    assert names["logprobs"].grad.abs().sum() > 0
+    assert names["preference"].lam.item() != 0.0
+
+
+def test_overlays_merge_within_a_prompt_source(parser: Any) -> None:
+    """A recipe changes the template and an argument the file; the columns of the data overlay stay."""
+    data = ["fit", *BASE, "--config", "configs/data/math.yaml"]
+    more = ["--config", "configs/recipe/dr_grpo.yaml", "--data.train.path", "local.jsonl"]
+    train = parse(parser, [*data, *more]).data.train
+    assert (train.path, train.template, train.answer_format) == ("local.jsonl", "qwen_boxed", "boxed")
+
+
+def test_the_sharded_strategy_spans_the_devices(parser: Any) -> None:
+    config = parse(parser, ["fit", *BASE, "--config", "configs/strategy/fsdp2.yaml", "--trainer.devices", "4"])
+    assert config.trainer.strategy.init_args.data_parallel_size == 4
