@@ -113,7 +113,12 @@ def main() -> None:
     record = {
         "rows": rows,
         "workers": arguments.workers,
-        "hardware": {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()},
+        "hardware": {
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "cpus": os.cpu_count(),
+            "load": os.getloadavg()[0],
+        },
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("math-verify", "sympy")},
         "revision": revision.stdout.strip(),
     }

@@ -18,6 +18,16 @@ from lambda_grpo_pl.rewards.verdict import NO_ANSWER, Query, Verdict, Verifier, 
 MAX_ANSWER_CHARS = 2000
 """An answer this much longer than its gold is wrong unread."""
 
+_EVERYDAY = (
+    r"\frac{x^2+1}{2\pi}",
+    r"3\sqrt{13}-\sqrt[3]{2}",
+    r"\sin^2 t\cdot e^{-2t}",
+    "x=2, y<3",
+    "(-\\infty, 0.5]",
+    r"5!\times 7",
+)
+"""What `math` parses before the first fork, so that workers start with their parser's tables built."""
+
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[ .'-]+[^\W\d_]+)*")
 _CHOICE = re.compile(r"\(?([A-Za-z])\)?(?:[.):]\s*\S.*)?", re.DOTALL)
 _LONE_CHOICE = re.compile(r"(?:^|(?<=[\s(*]))([A-Z])(?=[\s).:,*]|$)")
@@ -53,7 +63,8 @@ class MathReward(Verifier):
 
     def warm_up(self) -> None:
         """Import math-verify and let its LaTeX parser build its tables."""
-        self.judge(r"\frac{x}{2}", "0.5x")
+        for expression in _EVERYDAY:
+            self.judge(expression, "x")
 
 
 @lru_cache(maxsize=1 << 14)
