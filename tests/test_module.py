@@ -19,8 +19,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_policy(tmp_path_factory.mktemp("tiny"))
 
 
-def fit(folder: Path, steps: int = 3, **sections: object) -> LambdaGRPO:
-    """Train on fixed scored batches; returns the module after the fit."""
+def fit(
+    folder: Path, steps: int = 3, accelerator: str = "cpu", precision: str = "32-true", **sections: object
+) -> LambdaGRPO:
+    """Train on fixed scored batches; returns the module after the fit, on the CPU."""
     policy = sections.pop("policy", None) or PolicyConfig(path=str(folder))
     settings: dict = {
         "preference": PreferenceConfig(lr=10.0),
@@ -30,7 +32,9 @@ def fit(folder: Path, steps: int = 3, **sections: object) -> LambdaGRPO:
     module = LambdaGRPO(policy, **settings)
     trainer = L.Trainer(
         max_steps=steps * module.updates.per_rollout,
-        accelerator="cpu",
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -38,7 +42,7 @@ def fit(folder: Path, steps: int = 3, **sections: object) -> LambdaGRPO:
     )
     trainer.fit(module, datamodule=ScoredData(steps))
     assert trainer.global_step == steps * module.updates.per_rollout
-    return module
+    return module.cpu()
 
 
 def assert_same(one: LambdaGRPO, other: LambdaGRPO, tolerance: float = 2e-5) -> None:
@@ -63,6 +67,19 @@ def test_skipping_rows_without_advantage_changes_nothing(folder: Path) -> None:
         fit(folder, objective=ObjectiveConfig(skip_zero_advantage=True)),
         fit(folder, objective=ObjectiveConfig(skip_zero_advantage=False)),
     )
+
+
+def test_mixed_precision_keeps_the_weights_and_the_objective_in_float32(folder: Path) -> None:
+    """λ's slope is the sum of float32 surrogates, so bfloat16 arithmetic moves λ almost as float32 does."""
+    full, mixed = fit(folder), fit(folder, precision="bf16-mixed")
+    assert {parameter.dtype for parameter in mixed.parameters()} == {torch.float32}
+    assert mixed.preference.lam.item() == pytest.approx(full.preference.lam.item(), rel=0.05)
+    assert not torch.equal(full.policy.model.lm_head.weight, mixed.policy.model.lm_head.weight)
+
+
+def test_true_half_precision_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="bf16-mixed"):
+        fit(folder, precision="bf16-true")
 
 
 def test_gradient_checkpointing_changes_nothing(folder: Path) -> None:
