@@ -1,6 +1,7 @@
 """Callbacks: what happens in text, and what only reads. Each writes one slot of the batch before the step, or none."""
 
-from lambda_grpo_pl.callbacks.evaluation import BenchmarkEvaluation, EvaluationSettings
+from lambda_grpo_pl.callbacks.asking import EvaluationSettings
+from lambda_grpo_pl.callbacks.evaluation import BenchmarkEvaluation
 from lambda_grpo_pl.callbacks.export import HuggingFaceExport
 from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
 from lambda_grpo_pl.callbacks.plan import StartupPlan

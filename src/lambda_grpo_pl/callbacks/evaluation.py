@@ -18,15 +18,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from lambda_grpo_pl.batch import RolloutBatch
+from lambda_grpo_pl.callbacks.asking import Asking, EvaluationSettings, plan_asking
 from lambda_grpo_pl.callbacks.lookup import find_callback
+from lambda_grpo_pl.callbacks.responses import as_rewards, cut, nothing, question_records, read_responses, unanswered
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
-from lambda_grpo_pl.evaluation.asking import Asking, EvaluationSettings, plan_asking
 from lambda_grpo_pl.evaluation.identity import method_name, weights_digest
 from lambda_grpo_pl.evaluation.metrics import BenchmarkScores
-from lambda_grpo_pl.evaluation.partial import as_rewards, nothing, unanswered
 from lambda_grpo_pl.evaluation.records import QuestionRecord
-from lambda_grpo_pl.evaluation.responses import cut, question_records, read_responses
 from lambda_grpo_pl.evaluation.resuming import ResumableSet
 from lambda_grpo_pl.evaluation.tables import BenchmarkResult, RunInfo, write_tables
 from lambda_grpo_pl.evaluation.terminal import scores_table
@@ -244,6 +243,8 @@ class BenchmarkEvaluation(L.Callback):
 
     def _run_info(self, trainer: L.Trainer, pl_module: Any) -> RunInfo:
         step = self._step(trainer)
-        method = self.method or (method_name(pl_module.preference.config) if step else "base")
+        config = pl_module.preference.config
+        trained = method_name(config.family, config.learn, config.contextual)
+        method = self.method or (trained if step else "base")
         seed = None if method == "base" else find_callback(trainer, RolloutCallback).seed
         return RunInfo(model=str(pl_module.policy_config.path).rstrip("/"), method=method, seed=seed, step=step)

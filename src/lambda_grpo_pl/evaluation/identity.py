@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from lambda_grpo_pl.objective import PreferenceConfig
-from lambda_grpo_pl.objective.preference import LEARNABLE
+WITHOUT_LAMBDA = {"uniform": "dapo", "grpo": "grpo", "dr_grpo": "dr_grpo", "delta_l": "delta_l"}
+"""Families of length weights that learn nothing, and what tables call them."""
 
 
 def weights_digest(policy: nn.Module) -> str:
@@ -26,10 +26,13 @@ def weights_digest(policy: nn.Module) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def method_name(preference: PreferenceConfig) -> str:
-    """Return what tables call a method: `grpo`, `dapo`, `dr_grpo`, `lambda`, or its family and how λ differs."""
-    if preference.family not in LEARNABLE:
-        return "dapo" if preference.family == "uniform" else preference.family
-    name = "lambda" if preference.family == "power_softmax" else preference.family
-    rule = "" if preference.learn == "surrogate" else f"_{preference.learn}"
-    return name + "_contextual" * preference.contextual + rule
+def method_name(family: str, learn: str, contextual: bool) -> str:
+    """Return what tables call a method: `grpo`, `dapo`, `dr_grpo`, `lambda`, or its family and how λ differs.
+
+    Arguments are those of the preference. Runs of one name that differ in their seed are averaged by `compare`.
+    """
+    if family in WITHOUT_LAMBDA:
+        return WITHOUT_LAMBDA[family]
+    name = "lambda" if family == "power_softmax" else family
+    rule = "" if learn == "surrogate" else f"_{learn}"
+    return name + "_contextual" * contextual + rule

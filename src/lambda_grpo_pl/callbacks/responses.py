@@ -1,4 +1,4 @@
-"""Responses as text, ended where the prompt template says.
+"""Responses as text, ended where the prompt template says, and what evaluation makes of them.
 
 Samplers know tokens and no strings, so a stop string is applied here, after sampling: what is recorded and judged is
 what an engine with stop strings would have returned.
@@ -7,13 +7,12 @@ what an engine with stop strings would have returned.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from lambda_grpo_pl.batch import Completions, Prompts
+from lambda_grpo_pl.batch import Completions, Prompts, Rewards
 from lambda_grpo_pl.evaluation.records import QuestionRecord
 from lambda_grpo_pl.rewards import SuiteScores
 
@@ -29,9 +28,7 @@ class Responses(NamedTuple):
     """N: the length limit cut it, and no stop string came before."""
 
 
-def read_responses(
-    tokenizer: PreTrainedTokenizerBase, completions: Completions, stops: Sequence[str] = ()
-) -> Responses:
+def read_responses(tokenizer: Any, completions: Completions, stops: Sequence[str] = ()) -> Responses:
     """Decode completions and cut each at the first of `stops`, which may be the text of a special token."""
     texts, lengths = [], []
     truncated: list[bool] = completions.truncated.tolist()
@@ -78,7 +75,30 @@ def question_records(prompts: Prompts, responses: Responses, scores: SuiteScores
     return records
 
 
-def _tokens_to_stop(tokenizer: PreTrainedTokenizerBase, ids: list[int], stops: Sequence[str]) -> int | None:
+def unanswered(prompts: Prompts, known: Collection[str]) -> Prompts:
+    """Return the prompts whose question's id is not in `known`; there may be none."""
+    rows = [row for row, example in enumerate(prompts.examples) if example["id"] not in known]
+    return Prompts(prompts.ids[rows], prompts.lengths[rows], tuple(prompts.examples[row] for row in rows))
+
+
+def as_rewards(scores: SuiteScores, device: torch.device) -> Rewards:
+    """Return scores of N responses as tensors on `device`."""
+    return Rewards(
+        total=torch.tensor(scores.totals, dtype=torch.float32, device=device),
+        correct=torch.tensor([verdict.correct for verdict in scores.verdicts], device=device),
+        active=torch.tensor(scores.active, device=device),
+        parts={name: torch.tensor(part, device=device) for name, part in scores.parts.items()},
+    )
+
+
+def nothing(prompts: Prompts) -> tuple[Completions, Rewards]:
+    """Return no response to no prompt: what the step of an answered batch is handed."""
+    ids, lengths = prompts.ids[:0], prompts.lengths[:0]
+    flags = lengths.bool()
+    return Completions(ids, lengths, flags, ids.float()), Rewards(lengths.float(), flags, flags, {})
+
+
+def _tokens_to_stop(tokenizer: Any, ids: list[int], stops: Sequence[str]) -> int | None:
     """Return how many tokens it takes to complete the first stop string, None if none comes."""
 
     def stopped(num_tokens: int) -> bool:
