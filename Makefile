@@ -55,7 +55,8 @@ format: $(STAMP)  ## Repair what the linters can.
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-test-slow: $(STAMP)  ## The tests that take minutes.
+test-slow: $(STAMP)  ## The tests that take minutes, with what only they need.
+	@$(BIN)/python -m pip install -qq -c constraints.txt 'torchao>=0.15'
 	@$(PYTEST) -m 'slow and not gpu'
 
 test-gpu: $(STAMP)  ## The tests that need a CUDA device. Install with EXTRAS=vllm,dev there.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +17,33 @@ from lambda_grpo_pl.settings import OptimizerConfig
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
-    """AdamW over the trainable parameters, in its fused kernel."""
+    """AdamW over the trainable parameters, its states in float32, in 8 bits, or in the CPU's memory.
+
+    Raises `ValueError` if the states ask for torchao and it is not installed.
+    """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    return AdamW(
-        trainable, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
-    )
+    settings: dict[str, Any] = {
+        "lr": config.lr,
+        "betas": config.betas,
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+    }
+    if config.states == "float32":
+        return AdamW(trainable, **settings, fused=True)
+    torchao = _import_torchao(config.states)
+    if config.states == "8bit":
+        return cast(Optimizer, torchao.AdamW8bit(trainable, **settings))
+    return cast(Optimizer, torchao.CPUOffloadOptimizer(trainable, AdamW, **settings, fused=True))
+
+
+def _import_torchao(states: str) -> Any:
+    try:
+        return importlib.import_module("torchao.optim")
+    except ImportError as error:
+        raise ValueError(
+            f"optimizer.states is {states}, which needs torchao: pip install 'lambda-grpo-pl[low-memory]', or set it "
+            "to float32."
+        ) from error
 
 
 def learning_rate_factor(step: int, num_steps: int, config: OptimizerConfig) -> float:

@@ -40,6 +40,9 @@ class OptimizerConfig:
     """How it falls afterwards, down to 0 at trainer.max_steps."""
     max_grad_norm: float = 1.0
     """The policy's gradient is scaled down to this norm; λ's never is."""
+    states: Literal["float32", "8bit", "offload"] = "float32"
+    """Where AdamW's two moments lie: 8 bytes a parameter, 2 bytes (quantised), or in the CPU's memory (GPUs only).
+    The last two come from torchao: pip install 'lambda-grpo-pl[low-memory]'."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
