@@ -8,6 +8,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import Strategy
 
 from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.callbacks import BenchmarkEvaluation, RewardCallback, RolloutCallback
@@ -78,7 +79,7 @@ def evaluate(
     evaluation: BenchmarkEvaluation | None = None,
     batch_size: int = 3,
     devices: int = 1,
-    strategy: str = "auto",
+    strategy: str | Strategy = "auto",
 ) -> tuple[dict[str, float], BenchmarkEvaluation]:
     """`validate` with a sampler in the place of the engine; returns what was logged."""
     evaluation = evaluation or BenchmarkEvaluation(to_terminal=False)
