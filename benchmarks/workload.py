@@ -61,9 +61,9 @@ def _steer(model: Qwen2ForCausalLM, eos: int) -> None:
     head[eos, 0] = math.log(END_RATE / (1 - END_RATE) * (vocabulary - 1)) / math.sqrt(width)
 
 
-def save_model(folder: Path) -> Path:
+def save_model(folder: Path, **changes: Any) -> Path:
     """The model and its tokenizer as a Hugging Face folder."""
-    make_model().save_pretrained(folder)
+    make_model(**changes).save_pretrained(folder)
     character_tokenizer().save_pretrained(folder)
     return folder
 
@@ -95,7 +95,7 @@ def scored_rollout(
     vocabulary: int = 100,
     num_settled: int = NUM_SETTLED,
 ) -> RolloutBatch:
-    """A rollout that no model has sampled: prompts of one length, lengths geometric or all `max_tokens`, coins as rewards."""
+    """A rollout that no model sampled: prompts of one length, responses geometric or all `max_tokens`, coins as rewards."""
     generator = torch.Generator().manual_seed(0)
     num_rows = num_prompts * group_size
     uniform = torch.rand(num_rows, generator=generator)
