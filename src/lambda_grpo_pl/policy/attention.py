@@ -21,6 +21,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 PACKED = "lambda_grpo_packed"
+SHORT = 16
+"""Segments up to this many tokens share a block: finer blocks cost more in calls than they save in padding."""
+LONGEST_LOG = 64
+"""More than the base-2 logarithm of any length."""
 
 
 class Block(NamedTuple):
@@ -65,10 +69,9 @@ def segment_layout(prefix_start: Tensor, prefix_length: Tensor, start: Tensor, l
     blocks: list[Block] = []
     slot = torch.empty(int(length.sum()), dtype=torch.int64, device=device)
     filled = 0
-    for chosen in (prefix_length == 0, prefix_length > 0):
-        rows = torch.nonzero(chosen & (length > 0)).flatten()
-        if rows.numel() == 0:
-            continue
+    kind = length.clamp(min=SHORT).log2().ceil() + LONGEST_LOG * (prefix_length > 0)
+    for like in torch.unique(kind[length > 0]).tolist():
+        rows = torch.nonzero((kind == like) & (length > 0)).flatten()
         block, valid = _block(prefix_start[rows], prefix_length[rows], start[rows], length[rows])
         blocks.append(block)
         places = torch.arange(valid.numel(), device=device).view_as(valid) + filled
@@ -126,6 +129,8 @@ def packed_attention(
 
     Shapes: query [1, H, T, D], key and value [1, H_kv, T, D]; the output is [1, T, H, D].
     """
+    if packed_layout is None and query.shape[2] == 1 and attention_mask is not None:
+        return _attend_last(query, key, value, attention_mask, dropout, scaling), None
     if packed_layout is None:
         output: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -135,6 +140,20 @@ def packed_attention(
     half = query.dtype in (torch.float16, torch.bfloat16)
     attend = _attend_varlen if query.is_cuda and half and dropout == 0.0 else _attend_blocks
     return attend(q, k, v, packed_layout, dropout, scaling)[None], None
+
+
+def _attend_last(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float, scaling: float | None
+) -> Tensor:
+    """One new token per row (decoding): query heads that share a key head become queries of it, and no key is copied.
+
+    Shapes: query [n, H, 1, D], key and value [n, H_kv, K, D], mask [n, 1, 1, ≥ K]; the output is [n, 1, H, D].
+    """
+    num_rows, num_heads, _, width = query.shape
+    grouped = query.reshape(num_rows, key.shape[1], -1, width)
+    mask = mask[..., : key.shape[2]]
+    attended = F.scaled_dot_product_attention(grouped, key, value, mask, dropout, scale=scaling)
+    return attended.reshape(num_rows, 1, num_heads, width)
 
 
 def _attend_blocks(

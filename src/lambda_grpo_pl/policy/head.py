@@ -112,19 +112,22 @@ class _FusedTokenLoss(Function):
             logprobs[chunk], entropy[chunk] = leaf.detach(), _entropy(log_probs, probs)
             total += loss.detach()
             gradients.add(chunk, hidden[chunk], probs, labels[chunk], upstream)
-        ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
+        ctx.gradients = (gradients.hidden, gradients.weight, gradients.bias)
         ctx.dtypes = (hidden.dtype, weight.dtype)
         ctx.mark_non_differentiable(logprobs, entropy)
         return total, logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias = ctx.saved_tensors
+        hidden, weight, bias = ctx.gradients
+        ctx.gradients = (
+            None  # scaled in place below, since a copy of the weight's is V × H: they serve one backward pass
+        )
         scale = upstream[0]
         return (
-            (hidden * scale).to(ctx.dtypes[0]),
-            None if weight is None else (weight * scale).to(ctx.dtypes[1]),
-            None if bias is None else bias * scale,
+            hidden.mul_(scale).to(ctx.dtypes[0]),
+            None if weight is None else weight.mul_(scale).to(ctx.dtypes[1]),
+            None if bias is None else bias.mul_(scale),
             None,
             None,
             None,
