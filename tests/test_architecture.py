@@ -10,7 +10,7 @@ PACKAGE = "lambda_grpo_pl"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 FOUNDATION = {"batch", "objective", "policy"}
-TRAINING = {"module", "update", "virtual_step", "sharding", "optimization", "settings", "summary"}
+TRAINING = {"module", "groups", "update", "virtual_step", "sharding", "optimization", "settings", "summary"}
 ROOMS: dict[str, set[str]] = {
     "batch": set(),
     "objective": set(),
@@ -89,7 +89,7 @@ def test_the_objective_needs_torch_alone() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_a_file_is_no_longer_than_a_reader_holds(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 275
+    assert len(text.splitlines()) <= 250
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
