@@ -46,7 +46,7 @@ class BenchmarkEvaluation(L.Callback):
 
     def __init__(
         self,
-        overrides: EvaluationSettings = EvaluationSettings(),  # noqa: B008 - nothing changes it
+        overrides: EvaluationSettings = EvaluationSettings(),
         benchmarks: dict[str, EvaluationSettings] | None = None,
         average_over: list[str] | None = None,
         method: str | None = None,
