@@ -32,10 +32,20 @@ class ResumableSet:
     """
 
     def __init__(self, folder: Path, setup: EvaluationSetup, asked: Sequence[Mapping[str, Any]]) -> None:
-        """Keep where records lie, how they are made, and the dataset rows that are asked; nothing is read yet."""
+        """Keep where records lie, how they are made, and the dataset rows that are asked; nothing is read yet.
+
+        Raises `ValueError` for two questions of one id.
+        """
         self.folder = folder / setup.benchmark
         self.setup = setup
-        self.asked = {example["id"]: example for example in asked}
+        self.asked: dict[str, Mapping[str, Any]] = {}
+        for example in asked:
+            if example["id"] in self.asked:
+                raise ValueError(
+                    f"Two questions of {setup.benchmark} have the id {example['id']!r}, so their records would mix: "
+                    "give each its own, or leave the column `id` out."
+                )
+            self.asked[example["id"]] = example
         self.found: dict[str, QuestionRecord] = {}
 
     def set_aside(self) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -13,7 +14,7 @@ from rich.text import Text
 from lambda_grpo_pl.evaluation.extractors import describe_extraction
 from lambda_grpo_pl.evaluation.tables import BenchmarkResult, RunInfo, percent
 
-COLUMNS = ("score %", "95 %", "tokens", "cut %", "none %", "fail %")
+COLUMNS = ("questions", "score", "95 %", "tokens", "cut", "no answer", "failed")
 
 
 def scores_table(run: RunInfo, results: Sequence[BenchmarkResult], average: float) -> RenderableType:
@@ -23,13 +24,16 @@ def scores_table(run: RunInfo, results: Sequence[BenchmarkResult], average: floa
     hold no answer, or whose verifier failed.
     """
     when = "base model" if run.step == 0 else f"after {run.step} updates"
-    table = Table("set", "questions", *COLUMNS, title=f"evaluation, {when}", title_justify="left")
-    for column in table.columns[1:]:
-        column.justify, column.no_wrap = "right", True
+    table = Table(
+        title=f"evaluation, {when}; shares in %", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("set", no_wrap=True)
+    for column in COLUMNS:
+        table.add_column(column, justify="right", no_wrap=True)
     for result in results:
         table.add_row(*_cells(result))
-    table.add_section()
     if len(results) > 1:
+        table.add_section()
         table.add_row("average", "", percent(average))
     asked: dict[str, list[str]] = defaultdict(list)
     for result in results:
