@@ -136,8 +136,11 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return output
-    q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))  # [T, H, D]
-    half = query.dtype in (torch.float16, torch.bfloat16)
+    device = query.device.type
+    # Under autocast the rotary embedding leaves queries and keys in float32, which no flash kernel takes.
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+    q, k, v = (tensor.squeeze(0).transpose(0, 1).to(dtype) for tensor in (query, key, value))  # [T, H, D]
+    half = dtype in (torch.float16, torch.bfloat16)
     attend = _attend_varlen if query.is_cuda and half and dropout == 0.0 else _attend_blocks
     return attend(q, k, v, packed_layout, dropout, scaling)[None], None
 
