@@ -93,6 +93,23 @@ def test_answers_of_other_weights_are_set_aside(policy: Path, gsm8k: PromptSourc
     assert len(read_records(tmp_path / STEP / "superseded/gsm8k-1")) == 11
 
 
+def test_scores_of_other_weights_never_stand_beside_new_ones(policy: Path, gsm8k: PromptSource, tmp_path: Path) -> None:
+    svamp = PromptSource(benchmark="svamp", path=gsm8k.path)
+    evaluate(tmp_path, policy, [gsm8k, svamp], KnownAnswers(odd))
+    evaluate(tmp_path, policy, [svamp], KnownAnswers(odd))
+    assert (tmp_path / STEP / "gsm8k").exists()
+    other = save_tiny_policy(tmp_path / "other", num_hidden_layers=1)
+    evaluate(tmp_path, other, [svamp], KnownAnswers(odd))
+    assert {file.parent.name for file in (tmp_path / STEP).glob("*/*.parquet")} == {"svamp"}
+
+
+def test_two_questions_of_one_id_are_refused(policy: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text(2 * '{"question": "1+1?", "answer": "2", "id": "a"}\n')
+    with pytest.raises(ValueError, match="Two questions of mine have the id 'a'"):
+        evaluate(tmp_path, policy, [PromptSource(path=str(file))], KnownAnswers(odd))
+
+
 def test_another_setting_or_another_question_is_asked_anew(policy: Path, gsm8k: PromptSource, tmp_path: Path) -> None:
     evaluate(tmp_path, policy, [gsm8k], KnownAnswers(odd))
     warm, reworded = KnownAnswers(odd), KnownAnswers(odd)

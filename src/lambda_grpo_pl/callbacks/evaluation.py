@@ -26,7 +26,7 @@ from lambda_grpo_pl.callbacks.rollout import RolloutCallback
 from lambda_grpo_pl.evaluation.identity import method_name, weights_digest
 from lambda_grpo_pl.evaluation.metrics import BenchmarkScores
 from lambda_grpo_pl.evaluation.records import QuestionRecord
-from lambda_grpo_pl.evaluation.resuming import ResumableSet
+from lambda_grpo_pl.evaluation.resuming import ResumableSet, set_aside_other_weights
 from lambda_grpo_pl.evaluation.tables import BenchmarkResult, RunInfo, write_tables
 from lambda_grpo_pl.evaluation.terminal import scores_table
 from lambda_grpo_pl.rewards import RewardSuite
@@ -101,16 +101,16 @@ class BenchmarkEvaluation(L.Callback):
         """Look for answers that an earlier evaluation of these weights left, and begin with empty tables."""
         data, wait = trainer.datamodule, trainer.strategy.barrier  # type: ignore[attr-defined]
         policy = f"step {self._step(trainer)}, weights {weights_digest(pl_module.policy)}"
+        folder = self._folder(trainer)
         self._sets = {
-            name: ResumableSet(
-                self._folder(trainer), replace(asking.setup, policy=policy), [row.example for row in loader.rows]
-            )
+            name: ResumableSet(folder, replace(asking.setup, policy=policy), [row.example for row in loader.rows])
             for (name, asking), loader in zip(self._asking.items(), data.val_dataloader(), strict=True)
         }
         if trainer.is_global_zero:
-            for each in self._sets.values():
-                if home := each.set_aside():
-                    rank_zero_info(f"{each.folder} was made with other weights or settings and moved to {home}.")
+            moved = set_aside_other_weights(folder, policy)
+            moved += filter(None, [each.set_aside() for each in self._sets.values()])
+            for home in moved:
+                rank_zero_info(f"Answers of other weights or settings were moved to {home}.")
         wait()
         for each in self._sets.values():
             each.read_found()

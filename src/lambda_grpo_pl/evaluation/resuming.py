@@ -52,10 +52,7 @@ class ResumableSet:
         """Move records of other weights, settings or questions away, and return where to; None if there are none."""
         if not any(self.folder.glob("*.parquet")) or self._fits():
             return None
-        home = self.folder.parent / SUPERSEDED
-        home.mkdir(exist_ok=True)
-        number = 1 + sum(1 for each in home.iterdir() if each.name.startswith(f"{self.folder.name}-"))
-        return self.folder.rename(home / f"{self.folder.name}-{number}")
+        return _move_away(self.folder)
 
     def read_found(self) -> None:
         """Read what was answered before."""
@@ -86,3 +83,19 @@ class ResumableSet:
             for record in read_records(self.folder)
             if (asked := self.asked.get(record.id)) is not None
         )
+
+
+def set_aside_other_weights(folder: Path, policy: str) -> list[Path]:
+    """Move a folder's sets that other weights than `policy` answered away, and return where to. For one rank.
+
+    Sets that are not asked this time would otherwise stand beside new scores as if one policy had made both.
+    """
+    sets = sorted({file.parent for file in folder.glob("*/*.parquet")})
+    return [_move_away(each) for each in sets if read_settings(each).policy != policy]
+
+
+def _move_away(folder: Path) -> Path:
+    home = folder.parent / SUPERSEDED
+    home.mkdir(exist_ok=True)
+    number = 1 + sum(1 for each in home.iterdir() if each.name.rpartition("-")[0] == folder.name)
+    return folder.rename(home / f"{folder.name}-{number}")
