@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from workload import GROUP_SIZE, MAX_TOKENS, NUM_PROMPTS, make_prompts, questions, reward
+from workload import GROUP_SIZE, MAX_TOKENS, NUM_PROMPTS, make_prompts, make_trainer, questions, reward
 
 import lambda_grpo_pl.module as step_module
 from lambda_grpo_pl.batch import Completions
@@ -116,16 +116,7 @@ class Ours:
 
     def step(self) -> Phases:
         timer = _StepTimer()
-        trainer = L.Trainer(
-            max_steps=1,
-            limit_val_batches=0,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[self.rollout, self.reward, timer],
-        )
+        trainer = make_trainer(1, [self.rollout, self.reward, timer])
         gradient = step_module.accumulate_gradient
         self.watch.watch(step_module, "accumulate_gradient", "forward-backward")
         trainer.fit(self.module, datamodule=self.data)

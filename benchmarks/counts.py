@@ -2,29 +2,26 @@
 
     python benchmarks/counts.py
 
-Writes benchmarks/results/counts.json, which a test compares with the present code: a change that makes an update process
-more is seen on any machine, however slow or busy. Rerun and commit the file when a count changes for a reason.
+Writes benchmarks/results/counts.json, which a test compares with the present code: a change that makes an update
+process more is seen on any machine, however slow or busy. Rerun and commit the file when a count changes for a reason.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import lightning as L
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from report import table, write
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
-from transformers.utils.logging import disable_progress_bar
-from workload import make_model, make_prompts, save_model, scored_rollout
+from workload import make_model, make_prompts, make_trainer, quiet, save_model, scored_rollout
 
 from lambda_grpo_pl.module import LambdaGRPO
 from lambda_grpo_pl.objective import PreferenceConfig, SurrogateConfig
@@ -75,15 +72,8 @@ def update_counts(folder: Path, case: dict[str, Any]) -> Counts:
         path=str(folder), tokens_per_micro_batch=4096, head_chunk=CHUNK, packing=sections.pop("packing", "auto")
     )
     module = LambdaGRPO(config, **sections)
-    trainer = L.Trainer(
-        max_steps=module.updates.per_rollout,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[L.pytorch.callbacks.LambdaCallback(on_train_start=lambda *_: passes.clear())],
-    )
+    forget_loading = LambdaCallback(on_train_start=lambda *_: passes.clear())
+    trainer = make_trainer(module.updates.per_rollout, [forget_loading])
     with policy_passes() as passes, LargestLogits(len(character_tokenizer())) as logits:
         trainer.fit(module, DataLoader([scored_rollout()], batch_size=None))
     without_gradient = [num_tokens for trains, num_tokens in passes if not trains]
@@ -144,9 +134,7 @@ def policy_passes() -> Iterator[list[tuple[bool, int]]]:
 
 
 def main() -> None:
-    warnings.filterwarnings("ignore")
-    disable_progress_bar()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    quiet()
     counts = count_everything()
     decoding = counts["decoding"]
     names = list(counts["as shipped"])

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import statistics
 import tempfile
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,8 +22,7 @@ from pathlib import Path
 import torch
 from contenders import Floor, Ours, Phases, train_trl
 from report import median_of_ratios, table, write
-from transformers.utils.logging import disable_progress_bar
-from workload import GROUP_SIZE, MAX_TOKENS, NUM_PROMPTS, NUM_SETTLED, make_model, questions, save_model
+from workload import GROUP_SIZE, MAX_TOKENS, NUM_PROMPTS, NUM_SETTLED, make_model, questions, quiet, save_model
 
 PHASES = ("step", "sample", "sync", "score", "log-probs", "forward-backward", "optimizer", "other")
 GOALS = {"ours / floor": 1.20, "ours / TRL": 0.60, "ours, skipping / TRL": 0.50}
@@ -42,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     torch.set_num_threads(arguments.threads)
-    _quiet()
+    quiet()
     with tempfile.TemporaryDirectory() as name:
         folder = save_model(Path(name))
         (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions()))
@@ -130,13 +127,6 @@ def _engine(ours: Ours) -> object:
 
 def _median(steps: list[Phases]) -> Phases:
     return {phase: statistics.median(step[phase] for step in steps) for phase in steps[0]}
-
-
-def _quiet() -> None:
-    warnings.filterwarnings("ignore")
-    disable_progress_bar()
-    for name in ("lightning.pytorch", "lightning", "transformers", "trl"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

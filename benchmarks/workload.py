@@ -6,21 +6,28 @@ geometric, mean 30 at a limit of 64, as a trained model's are spread, without an
 
 from __future__ import annotations
 
+import logging
 import math
 import random
+import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from lambda_grpo_pl.batch import Completions, Prompts, Rewards, RolloutBatch
+from lambda_grpo_pl.objective import SurrogateConfig
+from lambda_grpo_pl.policy import Layout, Policy
 from lambda_grpo_pl.policy.attention import PACKED
 from lambda_grpo_pl.tasks.batching import pad_prompts
 from lambda_grpo_pl.tasks.datasets import EncodedPrompt
 from lambda_grpo_pl.tasks.tokenizer import character_tokenizer
+from lambda_grpo_pl.update import Gradient, Passes, Rollout, accumulate_gradient
 
 NUM_PROMPTS, GROUP_SIZE, MAX_TOKENS = 32, 8, 64
 NUM_SETTLED = 6
@@ -95,7 +102,7 @@ def scored_rollout(
     vocabulary: int = 100,
     num_settled: int = NUM_SETTLED,
 ) -> RolloutBatch:
-    """A rollout that no model sampled: prompts of one length, responses geometric or all `max_tokens`, coins as rewards."""
+    """A rollout that no model sampled: prompts of one length, geometric or equal response lengths, coins as rewards."""
     generator = torch.Generator().manual_seed(0)
     num_rows = num_prompts * group_size
     uniform = torch.rand(num_rows, generator=generator)
@@ -112,3 +119,37 @@ def scored_rollout(
         completions=Completions(ids, lengths, lengths == max_tokens, torch.full(ids.shape, -math.log(vocabulary))),
         rewards=Rewards(total, total > 0, torch.ones_like(total) > 0, {"coin": total}),
     )
+
+
+def learn(policy: Policy, batch: RolloutBatch, layout: Layout, tokens_per_micro_batch: int = 2048) -> Gradient:
+    """Forward and backward over every row of a rollout, without a trainer; the gradient is left on the policy."""
+    completions = batch.require("completions")
+    num_rows = len(completions.lengths)
+    advantages = torch.randn(num_rows, generator=torch.Generator().manual_seed(0)).to(completions.ids.device)
+    weights = torch.full_like(advantages, 1 / float(completions.lengths.sum()))
+    rollout = Rollout(batch.prompts, completions, advantages, None, None, layout)
+    passes = Passes(tokens_per_micro_batch, agree=lambda number: number, backward=lambda loss: loss.backward())
+    rows = torch.arange(num_rows, device=advantages.device)
+    return accumulate_gradient(policy, rollout, rows, weights, SurrogateConfig(), passes)
+
+
+def make_trainer(num_steps: int, callbacks: list[L.Callback]) -> L.Trainer:
+    """A trainer that writes and prints nothing."""
+    return L.Trainer(
+        max_steps=num_steps,
+        limit_val_batches=0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=callbacks,
+    )
+
+
+def quiet() -> None:
+    """Leave the screen to the table."""
+    warnings.filterwarnings("ignore")
+    disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning", "transformers", "trl"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""An update costs what it did when benchmarks/results/counts.json was made: counted, so no machine is too slow to tell."""
+"""An update costs what it did when benchmarks/results/counts.json was made: counts, so any machine can tell."""
 
 import json
 import sys
