@@ -7,6 +7,7 @@ engine died goes on where it stopped, and `test` after `validate` only reads.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,12 +91,10 @@ class BenchmarkEvaluation(L.Callback):
                 f"{', '.join(sorted(unknown))} is no validation set: name some of {', '.join(names)} in "
                 "evaluation.benchmarks and evaluation.average_over."
             )
-        rollout, reward = find_callback(trainer, RolloutCallback), find_callback(trainer, RewardCallback)
+        rollout, rewards = find_callback(trainer, RolloutCallback), find_callback(trainer, RewardCallback).suite.specs
         for source in sources:
-            overrides = [self.overrides, *filter(None, [self.benchmarks.get(source.name)])]
-            self._asking[source.name] = plan_asking(
-                source, overrides, rollout.sampling, reward.suite.specs, rollout.seed
-            )
+            overrides = [self.overrides, self.benchmarks.get(source.name, EvaluationSettings())]
+            self._asking[source.name] = plan_asking(source, overrides, rollout.sampling, rewards, rollout.seed)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Look for answers that an earlier evaluation of these weights left, and begin with empty tables."""
@@ -229,7 +228,8 @@ class BenchmarkEvaluation(L.Callback):
         }
         metrics[f"{stage}/average"] = average
         if not trainer.sanity_checking:
-            # The same on every rank, so that averaging over ranks changes nothing (and Lightning does not warn).
+            # The same on every rank: averaging changes nothing. vLLM's process group makes one rank look like several.
+            warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(")
             pl_module.log_dict(metrics, sync_dist=True)
         elif trainer.num_sanity_val_steps == float("inf"):
             for logger in trainer.loggers:  # Lightning drops what is logged before training: the base model's row
