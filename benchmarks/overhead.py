@@ -1,11 +1,11 @@
 """What each method and each rule for λ costs against GRPO: time, peak memory, parameters.
 
-    python benchmarks/overhead.py [--pairs 60] [--other-pairs 8] [--threads 2]
+    python benchmarks/overhead.py [--pairs 50] [--other-pairs 6] [--threads 2]
 
-One trainer, one policy, fixed scored rollouts of 16 prompts × 8; before each step the length preference (and what else the
-method changes) is swapped in. A pair is a step of GRPO and one of the method, in alternating order; the ratio's 95 %
-interval is the bootstrap's over the median of the pairs. `GRPO again` is GRPO against itself: the noise of the machine. Peak
-memory is the largest sum of what torch's allocator holds during a step beyond its start.
+One trainer, one policy, fixed scored rollouts of 16 prompts × 8; before each step the length preference (and what else
+the method changes) is swapped in. A pair is a step of GRPO and one of the method, in alternating order; the ratio's
+95 % interval is the bootstrap's over the median of the pairs. `GRPO again` is GRPO against itself: the noise of the machine.
+Peak memory is the largest sum of what torch's allocator holds during a step beyond its start.
 
 The `validation` rule is timed on the updates at which it runs: a held-out rollout, old log-probabilities and two passes
 more. It runs every K updates, so that its cost is this excess over K.
@@ -105,8 +105,8 @@ class Rollouts(IterableDataset[RolloutBatch]):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=60, help="Pairs of GRPO with λ-GRPO and with itself.")
-    parser.add_argument("--other-pairs", type=int, default=8, help="Pairs with each other method.")
+    parser.add_argument("--pairs", type=int, default=50, help="Pairs of GRPO with λ-GRPO and with itself.")
+    parser.add_argument("--other-pairs", type=int, default=6, help="Pairs with each other method.")
     parser.add_argument("--threads", type=int, default=2, help="Threads of torch.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -3,8 +3,8 @@
     python benchmarks/scaling.py [--repeats 3] [--threads 2]
 
 Each axis grows one size and keeps the others; the exponent is the slope of log seconds over log size (least squares on
-the medians of interleaved repeats). More groups are more tokens in rows that stay as they are, so that axis' exponent is
-that of the time in tokens, the square in attention set aside. Prompts are shared by their group, as `auto` does.
+the medians of interleaved repeats). More groups are more tokens in rows that stay as they are, so that axis' exponent
+is that of the time in tokens, the square in attention set aside. Prompts are shared by their group, as `auto` does.
 """
 
 from __future__ import annotations
