@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lambda_grpo_pl.callbacks import RunSummary
+from lambda_grpo_pl.callbacks.lookup import find_callback
 from tests.integration.runs import ROOT, run
 from tests.scored import save_tiny_policy
 
@@ -30,7 +32,7 @@ def test_reward_goes_up(policy: Path, tmp_path: Path) -> None:
         "--model.optimizer.lr=3e-3",
         "--reward.functions=[{name: tests.integration.runs.digit_share}]",
     )
-    rewards = [callback.series for callback in cli.trainer.callbacks if hasattr(callback, "series")][0]["reward/mean"]
+    rewards = find_callback(cli.trainer, RunSummary).series["reward/mean"]
     first, last = sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
     assert last > first + 0.3
 
@@ -92,5 +94,5 @@ def test_a_resumed_run_is_the_uninterrupted_one(policy: Path, tmp_path: Path) ->
     assert expected["preference.lam"] != 0.0
     for name, value in expected.items():
         assert torch.equal(result[name], value), name
-    series = [[c.series for c in cli.trainer.callbacks if hasattr(c, "series")][0] for cli in (whole, resumed)]
+    series = [find_callback(cli.trainer, RunSummary).series for cli in (whole, resumed)]
     assert series[0] == series[1]

@@ -75,6 +75,8 @@ class PreferenceMonitor(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Make `update` the x axis of every chart on W&B, and keep each metric's meaning with the run."""
+        if trainer.global_step == 0 and trainer.is_global_zero:
+            self._curve_file(trainer).unlink(missing_ok=True)  # another run's
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
                 run = logger.experiment
@@ -92,7 +94,7 @@ class PreferenceMonitor(L.Callback):
         completions: Completions = batch.require("completions")
         self.curve = curve_of(completions.lengths[outputs["rows"]], outputs["weights"], self.num_bins)
         self._log_curve(trainer)
-        path = Path(trainer.default_root_dir) / "preference_curve.csv"
+        path = self._curve_file(trainer)
         is_new = not path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", newline="") as file:
@@ -100,6 +102,9 @@ class PreferenceMonitor(L.Callback):
             if is_new:
                 writer.writerow(["update", "relative_length", "f"])
             writer.writerows((trainer.global_step, *point) for point in self.curve)
+
+    def _curve_file(self, trainer: L.Trainer) -> Path:
+        return Path(trainer.default_root_dir) / "preference_curve.csv"
 
     def _log_curve(self, trainer: L.Trainer) -> None:
         for logger in trainer.loggers:
