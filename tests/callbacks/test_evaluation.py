@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -17,6 +18,13 @@ from tests.scored import save_tiny_policy
 
 STEP = "evaluation/step-000000"
 odd = right_where(lambda example, g: example["index"] % 2 == 1)
+
+
+class NoEngine(KnownAnswers):
+    """Can't even take the weights."""
+
+    def sync(self, policy: torch.nn.Module) -> NoReturn:
+        raise EngineDiedError
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +78,6 @@ def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_table(
 
 def test_a_finished_evaluation_needs_no_engine(policy: Path, gsm8k: PromptSource, tmp_path: Path) -> None:
     first, _ = evaluate(tmp_path, policy, [gsm8k], KnownAnswers(odd))
-
-    class NoEngine(KnownAnswers):
-        def sync(self, policy: torch.nn.Module) -> None:  # type: ignore[override]
-            raise EngineDiedError
-
     again, _ = evaluate(tmp_path, policy, [gsm8k], NoEngine(odd))
     assert again == first
 
@@ -128,7 +131,7 @@ def test_more_questions_of_a_set_add_to_those_answered(policy: Path, gsm8k: Prom
     logged, _ = evaluate(tmp_path, policy, [gsm8k], sampler)
     assert len(sampler.asked) == 7
     assert logged["val/gsm8k/num_questions"] == 11
-    fewer, _ = evaluate(tmp_path, policy, [replace(gsm8k, limit=4)], KnownAnswers(odd))
+    fewer, _ = evaluate(tmp_path, policy, [replace(gsm8k, limit=4)], NoEngine(odd))
     assert fewer["val/gsm8k/num_questions"] == 4
     assert fewer["val/gsm8k/accuracy"] == 0.5
 
