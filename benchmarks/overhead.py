@@ -4,7 +4,7 @@
 
 One trainer, one policy, fixed scored rollouts of 16 prompts × 8; before each step the length preference (and what else
 the method changes) is swapped in. A pair is a step of GRPO and one of the method, in alternating order; the ratio's
-95 % interval is the bootstrap's over the median of the pairs. `GRPO again` is GRPO against itself: the noise of the machine.
+95 % interval is the bootstrap's over the median of the pairs. `GRPO again` is GRPO against itself: the machine's noise.
 Peak memory is the largest sum of what torch's allocator holds during a step beyond its start.
 
 The `validation` rule is timed on the updates at which it runs: a held-out rollout, old log-probabilities and two passes

@@ -11,21 +11,16 @@ time-outs on, as math-verify's README shows. Prints a table and writes benchmark
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
-import platform
 import random
-import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
+
+from report import write
 
 from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite
 
 Pair = tuple[str, str]
-RESULTS = Path(__file__).parent / "results" / "verifier.json"
 TEMPLATE = (
     "Let us see. Step {step}: we simplify and collect terms, {noise}. Therefore the answer is $\\boxed{{{answer}}}$."
 )
@@ -107,23 +102,7 @@ def main() -> None:
         same = sum(a == b for a, b in zip(expected, verdicts, strict=True)) / len(pairs)
         rows[name] = {"num": len(pairs), "loop_per_s": theirs, "ours_per_s": rate, "ratio": rate / theirs, "same": same}
         print(f"{name:<10} {len(pairs):>8} {theirs:>9.0f} {rate:>9.0f} {rate / theirs:>6.1f}  {same:.1%}")
-    revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=RESULTS.parents[1]
-    )
-    record = {
-        "rows": rows,
-        "workers": arguments.workers,
-        "hardware": {
-            "machine": platform.machine(),
-            "system": platform.system(),
-            "cpus": os.cpu_count(),
-            "load": os.getloadavg()[0],
-        },
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in ("math-verify", "sympy")},
-        "revision": revision.stdout.strip(),
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=2) + "\n")
+    write("verifier", {"rows": rows, "workers": arguments.workers}, ("math-verify", "sympy"))
 
 
 if __name__ == "__main__":
