@@ -1,5 +1,7 @@
 """The chunked head is the naive head: same numbers, same gradients, whatever the chunk."""
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
@@ -88,3 +90,24 @@ def test_no_logits_larger_than_a_chunk_are_made() -> None:
         loss, _ = fused_token_loss(hidden, labels, Head(weight, None, 1.0, 4), token_loss)
         loss.backward()
     assert largest == 4 * V
+
+
+def test_at_most_two_tensors_of_a_chunks_logits_live_at_a_time() -> None:
+    """Logits and log-probabilities, or log-probabilities and probabilities; none is left over from the chunk before."""
+    hidden, weight, _, labels = make_inputs(False, torch.float32)
+    alive: list[weakref.ref] = []
+    most = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal most
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor) and out.shape == (4, V) and not any(out is ref() for ref in alive):
+                alive.append(weakref.ref(out))
+                storages = {ref().untyped_storage().data_ptr() for ref in alive if ref() is not None}
+                most = max(most, len(storages))
+            return out
+
+    with Watch():
+        fused_token_loss(hidden, labels, Head(weight, None, 1.0, 4), token_loss)
+    assert most == 2

@@ -102,7 +102,9 @@ class _FusedTokenLoss(Function):
         total = torch.zeros((), dtype=_wide(hidden.dtype), device=hidden.device)
         logprobs = torch.empty(labels.shape, dtype=total.dtype, device=hidden.device)
         entropy = torch.empty_like(logprobs)
-        for chunk in _slices(len(labels), head.chunk_size):
+
+        def learn(chunk: slice) -> None:
+            """One chunk; a function, so that its logits are gone before those of the next are made."""
             log_probs = head.log_softmax(hidden[chunk])
             with torch.enable_grad():
                 leaf = _pick(log_probs, labels[chunk]).detach().requires_grad_()
@@ -110,8 +112,11 @@ class _FusedTokenLoss(Function):
                 (upstream,) = torch.autograd.grad(loss, leaf)
             probs = log_probs.exp()
             logprobs[chunk], entropy[chunk] = leaf.detach(), _entropy(log_probs, probs)
-            total += loss.detach()
+            total.add_(loss.detach())
             gradients.add(chunk, hidden[chunk], probs, labels[chunk], upstream)
+
+        for chunk in _slices(len(labels), head.chunk_size):
+            learn(chunk)
         ctx.gradients = (gradients.hidden, gradients.weight, gradients.bias)
         ctx.dtypes = (hidden.dtype, weight.dtype)
         ctx.mark_non_differentiable(logprobs, entropy)
@@ -145,6 +150,7 @@ class _ChunkedLogprobs(Function):
             log_probs = head.log_softmax(hidden[chunk])
             logprobs[chunk] = _pick(log_probs, labels[chunk])
             entropy[chunk] = _entropy(log_probs, log_probs.exp())
+            del log_probs  # before the next chunk's logits are made
         ctx.save_for_backward(hidden, weight, bias, labels)
         ctx.settings = (head.temperature, head.chunk_size)
         ctx.mark_non_differentiable(entropy)
@@ -156,8 +162,9 @@ class _ChunkedLogprobs(Function):
         head = Head(weight, bias, *ctx.settings)
         gradients = _LogitGradients(hidden, head, ctx.needs_input_grad[1])
         for chunk in _slices(len(labels), head.chunk_size):
-            probs = head.log_softmax(hidden[chunk]).exp_()
-            gradients.add(chunk, hidden[chunk], probs, labels[chunk], upstream[0][chunk])
+            gradients.add(
+                chunk, hidden[chunk], head.log_softmax(hidden[chunk]).exp_(), labels[chunk], upstream[0][chunk]
+            )
         weight_gradient = None if gradients.weight is None else gradients.weight.to(weight.dtype)
         return gradients.hidden, weight_gradient, gradients.bias, None, None
 
