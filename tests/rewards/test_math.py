@@ -195,3 +195,14 @@ def test_the_trainers_process_imports_no_computer_algebra_and_no_torch():
         "sys.exit(any(name in sys.modules for name in ('torch', 'sympy', 'math_verify', 'lightning')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "correct"),
+    [(r"\frac{1}{10}\left[\begin{array}{ll}1 & 0 \\ 3 & 9\end{array}\right]", True), ("17", False)],
+)
+def test_a_scaled_matrix_is_compared_and_never_fails_the_verifier(answer: str, correct: bool) -> None:
+    gold = r"\frac{1}{10}\left[\begin{array}{ll}1 & 0 \\ 3 & 9\end{array}\right]"
+    verdict = grade(gold, f"\\boxed{{{answer}}}")
+    assert verdict.correct is correct
+    assert verdict.status == "ok"

@@ -13,8 +13,8 @@ from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Derivative, Expr, Float, I, Integral, Limit, Product, Sum  # type: ignore[import-untyped]
-from sympy.core.function import AppliedUndef  # type: ignore[import-untyped]
+from sympy import Basic, Derivative, Expr, Float, I, Integral, Limit, MatrixBase, MatrixExpr, Product, Sum
+from sympy.core.function import AppliedUndef
 
 # It warns at every process start that its time-outs are off.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -31,13 +31,20 @@ def same_expression(gold: str, answer: str) -> bool:
     if not parsed_gold or not parsed_answer:
         return False
     left, right = parsed_gold[0], parsed_answer[0]
-    if not (isinstance(left, str) or isinstance(right, str)):
+    if _is_array(left) != _is_array(right):
+        return False
+    if not (isinstance(left, str) or isinstance(right, str) or _is_array(left)):
         exact = _exact_numbers_equal(left, right)
         if exact is not None:
             return exact
         if _differ_at_a_point(left, right):
             return False
     return bool(verify(parsed_gold, parsed_answer, float_rounding=6, numeric_precision=15, timeout_seconds=None))
+
+
+def _is_array(side: Any) -> bool:
+    """A matrix, or a product such as 1/10 · matrix, which no numerical evaluation below can take."""
+    return isinstance(side, MatrixBase) or (isinstance(side, Basic) and bool(side.has(MatrixBase, MatrixExpr)))
 
 
 def _exact_numbers_equal(gold: Any, answer: Any) -> bool | None:
