@@ -33,8 +33,11 @@ def judge(suite, pairs):
     return suite.score(completions, [{"answer": gold} for gold in golds], [1] * len(golds), [False] * len(golds))
 
 
-def test_ordinary_cases_come_out_as_expected(suite):
-    scores = judge(suite, [(case["gold"], case["prediction"]) for case in ORDINARY])
+def test_ordinary_cases_come_out_as_expected():
+    """What is right must not depend on how busy the machine is, hence a long time-out."""
+    patient = RewardSuite([RewardSpec(name="math")], PoolConfig(timeout_s=60.0))
+    scores = judge(patient, [(case["gold"], case["prediction"]) for case in ORDINARY])
+    patient.close()
     wrong = [
         case["id"]
         for case, verdict in zip(ORDINARY, scores.verdicts, strict=True)
