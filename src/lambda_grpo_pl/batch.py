@@ -110,6 +110,14 @@ class RolloutBatch:
             )
         return value
 
+    def flat_groups(self) -> Tensor:
+        """[B] bool: the group's active responses all earned the same, so that they teach nothing."""
+        rewards: Rewards = self.require("rewards")
+        total, active = (tensor.view(self.num_prompts, -1) for tensor in (rewards.total, rewards.active))
+        lowest = total.masked_fill(~active, torch.inf).amin(1)
+        highest = total.masked_fill(~active, -torch.inf).amax(1)
+        return ~(highest > lowest)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Move every tensor in place; Lightning's device transfer then hands on this very object."""
 

@@ -3,29 +3,29 @@
 import pytest
 import torch
 
-from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout, flat_groups, replace_groups
+from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout, replace_groups
 from tests.scored import scored_batch
 
 
 def test_flat_groups_are_those_whose_active_rewards_are_equal() -> None:
     batch = scored_batch(0)
-    assert flat_groups(batch)[0]
+    assert batch.flat_groups()[0]
     rewards = batch.require("rewards")
     mixed = rewards.total.clone()
     mixed[0] = 0.0
     batch.rewards = rewards._replace(total=mixed)
-    assert not flat_groups(batch)[0]
+    assert not batch.flat_groups()[0]
     inactive = rewards.active.clone()
     inactive[0] = False
     batch.rewards = rewards._replace(total=mixed, active=inactive)
-    assert flat_groups(batch)[0]
+    assert batch.flat_groups()[0]
 
 
 def test_a_group_without_active_responses_is_flat() -> None:
     batch = scored_batch(0)
     rewards = batch.require("rewards")
     batch.rewards = rewards._replace(active=torch.zeros_like(rewards.active))
-    assert flat_groups(batch).all()
+    assert batch.flat_groups().all()
 
 
 def test_replacement_moves_whole_groups_and_widens_padding() -> None:
@@ -37,7 +37,7 @@ def test_replacement_moves_whole_groups_and_widens_padding() -> None:
         ids=torch.nn.functional.pad(completions.ids, (0, 2)),
         logprobs=torch.nn.functional.pad(completions.logprobs, (0, 2)),
     )
-    source = int(torch.nonzero(~flat_groups(fresh))[0])
+    source = int(torch.nonzero(~fresh.flat_groups())[0])
     untouched = batch.require("completions").tokens(5)
     where = torch.tensor([True, False, False, False])
     replace_groups(batch, where, fresh)
@@ -47,7 +47,7 @@ def test_replacement_moves_whole_groups_and_widens_padding() -> None:
         assert batch.require("rewards").total[member] == fresh.require("rewards").total[source * 4 + member]
         assert batch.require("rewards").parts["exact"][member] == fresh.require("rewards").total[source * 4 + member]
     assert batch.require("completions").tokens(5) == untouched
-    assert not flat_groups(batch)[0]
+    assert not batch.flat_groups()[0]
 
 
 def test_nothing_informative_changes_nothing() -> None:
@@ -55,7 +55,7 @@ def test_nothing_informative_changes_nothing() -> None:
     rewards = fresh.require("rewards")
     fresh.rewards = rewards._replace(total=torch.ones_like(rewards.total))
     before = batch.require("completions").ids.clone()
-    replace_groups(batch, flat_groups(batch), fresh)
+    replace_groups(batch, batch.flat_groups(), fresh)
     assert torch.equal(batch.require("completions").ids, before)
 
 

@@ -57,7 +57,7 @@ class DynamicSampling(L.Callback):
         """Refill the batch with informative groups."""
         rounds = 0
         while rounds < self.max_rounds:
-            flat = flat_groups(batch)
+            flat = batch.flat_groups()
             worst = trainer.strategy.reduce(flat.sum().float(), reduce_op="max")
             if int(worst) == 0:
                 break
@@ -65,7 +65,7 @@ class DynamicSampling(L.Callback):
             fresh = roll_out(trainer, pl_module, "replacement", int(worst), ("replacement", batch.index, rounds))
             replace_groups(batch, flat, fresh)
         if self.max_rounds:
-            still_flat = float(flat_groups(batch).float().mean())
+            still_flat = float(batch.flat_groups().float().mean())
             pl_module.log_dict({"dynamic_sampling/rounds": float(rounds), "dynamic_sampling/still_flat": still_flat})
             if still_flat == 1.0:
                 rank_zero_warn(
@@ -98,18 +98,9 @@ class HeldoutRollout(L.Callback):
             batch.heldout = roll_out(trainer, pl_module, "heldout", self.num_prompts, ("heldout", batch.index))
 
 
-def flat_groups(batch: RolloutBatch) -> Tensor:
-    """[B] bool: the group's active responses all earned the same."""
-    rewards: Rewards = batch.require("rewards")
-    total, active = (t.view(batch.num_prompts, -1) for t in (rewards.total, rewards.active))
-    low = total.masked_fill(~active, torch.inf).amin(1)
-    high = total.masked_fill(~active, -torch.inf).amax(1)
-    return ~(high > low)
-
-
 def replace_groups(batch: RolloutBatch, where: Tensor, fresh: RolloutBatch) -> None:
     """Put the informative groups of `fresh` in place of the groups `where` [B] of `batch`, as far as they go."""
-    sources = torch.nonzero(~flat_groups(fresh)).flatten().tolist()
+    sources = torch.nonzero(~fresh.flat_groups()).flatten().tolist()
     pairs = list(zip(torch.nonzero(where).flatten().tolist(), sources, strict=False))
     if not pairs:
         return

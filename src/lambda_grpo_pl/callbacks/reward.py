@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import lightning as L
-import torch
 
 from lambda_grpo_pl.batch import Completions, Rewards, RolloutBatch
+from lambda_grpo_pl.callbacks.responses import as_rewards
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite, SuiteScores
 
@@ -71,25 +71,17 @@ class RewardCallback(L.Callback):
         group = batch.group_size
         examples = [batch.prompts.examples[row // group] for row in range(len(texts))]
         scores = suite.score(texts, examples, completions.lengths.tolist(), completions.truncated.tolist())
-        device = completions.ids.device
-        batch.rewards = Rewards(
-            total=torch.tensor(scores.totals, dtype=torch.float32, device=device),
-            correct=torch.tensor([verdict.correct for verdict in scores.verdicts], device=device),
-            active=torch.tensor(scores.active, device=device),
-            parts={name: torch.tensor(part, device=device) for name, part in scores.parts.items()},
-        )
+        batch.rewards = as_rewards(scores, completions.ids.device)
         return scores
 
     def _log(self, pl_module: L.LightningModule, batch: RolloutBatch, scores: SuiteScores) -> None:
         rewards: Rewards = batch.require("rewards")
-        groups = rewards.total.view(batch.num_prompts, -1)
-        flat = (groups == groups[:, :1]).all(1).float()
         pl_module.log_dict(
             {
                 "reward/mean": rewards.total.mean(),
                 "reward/std": rewards.total.std(unbiased=False),
                 "reward/accuracy": rewards.correct.float().mean(),
-                "reward/zero_variance_groups": flat.mean(),
+                "reward/zero_variance_groups": batch.flat_groups().float().mean(),
                 "reward/inactive": 1 - rewards.active.float().mean(),
                 "reward/verifier_failed": float(scores.num_failed),
                 "reward/no_answer": float(scores.num_no_answer),
