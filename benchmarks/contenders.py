@@ -171,15 +171,11 @@ class Floor:
         self.policy.zero_grad()
 
 
-def trl_reward(completions: list[str], answer: list[str], **kwargs: Any) -> list[float]:
-    return [reward(text, {"answer": kind}) for text, kind in zip(completions, answer, strict=True)]
-
-
 def train_trl(folder: Path, num_steps: int, after_step: Callable[[Phases], None]) -> None:
     """Run TRL's GRPOTrainer, one micro-batch of all rows, and call `after_step` between its steps."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     watch = Stopwatch()
 
@@ -200,9 +196,31 @@ def train_trl(folder: Path, num_steps: int, after_step: Callable[[Phases], None]
 
     def counting_reward(completions: list[str], completion_ids: list[list[int]], **columns: Any) -> list[float]:
         tokens[0] = float(sum(map(len, completion_ids)))
-        return trl_reward(completions, columns["answer"])
+        return [reward(text, {"answer": kind}) for text, kind in zip(completions, columns["answer"], strict=True)]
 
-    arguments = GRPOConfig(
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        processing_class=AutoTokenizer.from_pretrained(folder),
+        reward_funcs=counting_reward,
+        args=_trl_arguments(folder, num_steps),
+        train_dataset=Dataset.from_list([{"prompt": row["question"], "answer": row["answer"]} for row in questions()]),
+        callbacks=[Between()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    watch.watch(trainer, "_generate_single_turn", "sample")
+    watch.watch(trainer, "_calculate_rewards", "score")
+    watch.watch(trainer, "compute_loss", "forward-backward")
+    watch.watch(trainer.accelerator, "backward", "forward-backward")
+    inner = trainer._get_per_token_logps_and_entropies
+    trainer._get_per_token_logps_and_entropies = partial(_scored, watch, inner)
+    trainer.train()
+
+
+def _trl_arguments(folder: Path, num_steps: int) -> Any:
+    """The work as TRL says it: one micro-batch of all rows, float32, one update a rollout, no reference."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
         output_dir=str(folder / "trl"),
         per_device_train_batch_size=NUM_PROMPTS * GROUP_SIZE,
         num_generations=GROUP_SIZE,
@@ -219,22 +237,6 @@ def train_trl(folder: Path, num_steps: int, after_step: Callable[[Phases], None]
         logging_strategy="no",
         disable_tqdm=True,
     )
-    trainer = GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-        processing_class=AutoTokenizer.from_pretrained(folder),
-        reward_funcs=counting_reward,
-        args=arguments,
-        train_dataset=Dataset.from_list([{"prompt": row["question"], "answer": row["answer"]} for row in questions()]),
-        callbacks=[Between()],
-    )
-    trainer.remove_callback(PrinterCallback)
-    watch.watch(trainer, "_generate_single_turn", "sample")
-    watch.watch(trainer, "_calculate_rewards", "score")
-    watch.watch(trainer, "compute_loss", "forward-backward")
-    watch.watch(trainer.accelerator, "backward", "forward-backward")
-    inner = trainer._get_per_token_logps_and_entropies
-    trainer._get_per_token_logps_and_entropies = partial(_scored, watch, inner)
-    trainer.train()
 
 
 def _scored(watch: Stopwatch, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
