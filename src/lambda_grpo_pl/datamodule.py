@@ -24,6 +24,7 @@ from lambda_grpo_pl.tasks.benchmarks import find_benchmarks
 from lambda_grpo_pl.tasks.datasets import EncodedPrompt, PromptReader, PromptRules
 from lambda_grpo_pl.tasks.sources import PromptSource
 from lambda_grpo_pl.tasks.streams import PromptSequence, PromptStream, PromptTable
+from lambda_grpo_pl.tasks.templates import find_template
 
 Stream = Literal["replacement", "heldout"]
 
@@ -86,6 +87,11 @@ class PromptDataModule(L.LightningDataModule):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The policy's tokenizer."""
         return AutoTokenizer.from_pretrained(resolve_model_path(self.tokenizer_path))
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """What ends a response to a training prompt, besides the end-of-sequence token."""
+        return find_template(self.train_source.default_template).stop
 
     @property
     def val_names(self) -> list[str]:

@@ -59,6 +59,25 @@ def test_weights_are_synced_once_an_update_and_seeds_differ(
     assert len(set(seeds)) == len(seeds) >= 2
 
 
+def test_training_responses_end_at_the_template_s_stop_string(policy: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("\n".join(f'{{"question": "Satz {n}", "answer": "{n}"}}' for n in range(8)))
+    cli = run(
+        "fit",
+        policy,
+        tmp_path,
+        "--trainer.callbacks=null",
+        "--trainer.max_steps=2",
+        "--trainer.val_check_interval=1000",
+        f"--data.train.path={questions}",
+        "--data.train.template=translate_de_en",
+        "--rollout.sampling.max_tokens=64",
+        "--reward.functions=[{name: tests.integration.runs.one_line}]",
+    )
+    assert cli.trainer.callback_metrics["reward/accuracy"] == 1.0
+    assert cli.trainer.callback_metrics["response/truncated"] < 1.0
+
+
 def test_the_export_of_a_lora_policy_is_the_policy(policy: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

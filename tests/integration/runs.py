@@ -16,6 +16,11 @@ def digit_share(completion: str, example: Mapping[str, Any]) -> float:
     return sum(character.isdigit() for character in completion) / max(1, len(completion))
 
 
+def one_line(completion: str, example: Mapping[str, Any]) -> bool:
+    """Right if the response is one line, as templates whose stop string is a line break promise."""
+    return "\n" not in completion
+
+
 def run(command: str, policy: Path, folder: Path, *options: str, method: str = "lambda") -> LambdaGRPOCLI:
     """`lambda-grpo <command>` with the base and a method's configuration, small enough for a test."""
     return build(

@@ -27,7 +27,7 @@ def roll_out(
     prompts: Prompts = trainer.datamodule.draw(num_prompts, stream)  # type: ignore[attr-defined]
     batch = RolloutBatch(prompts).to(pl_module.device)
     rollout = find_callback(trainer, RolloutCallback)
-    batch.completions = rollout.sample(trainer, pl_module, batch.prompts, rollout.sampling, key)
+    batch.completions = rollout.sample_training(trainer, pl_module, batch.prompts, key)
     reward = find_callback(trainer, RewardCallback)
     reward.score(trainer, batch, reward.suite)
     return batch

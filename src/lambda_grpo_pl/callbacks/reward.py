@@ -7,7 +7,7 @@ from typing import Any, Literal
 import lightning as L
 
 from lambda_grpo_pl.batch import Completions, Rewards, RolloutBatch
-from lambda_grpo_pl.callbacks.responses import as_rewards
+from lambda_grpo_pl.callbacks.responses import as_rewards, read_responses
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite, SuiteScores
 
@@ -65,12 +65,10 @@ class RewardCallback(L.Callback):
     def score(self, trainer: L.Trainer, batch: RolloutBatch, suite: RewardSuite) -> SuiteScores:
         """Write `batch.rewards`, and return the verdicts behind them."""
         completions: Completions = batch.require("completions")
-        tokenizer: Any = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        tokens = [completions.tokens(row) for row in range(len(completions.lengths))]
-        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        group = batch.group_size
-        examples = [batch.prompts.examples[row // group] for row in range(len(texts))]
-        scores = suite.score(texts, examples, completions.lengths.tolist(), completions.truncated.tolist())
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        texts, lengths, truncated = read_responses(data.tokenizer, completions, data.stops)
+        examples = [example for example in batch.prompts.examples for _ in range(batch.group_size)]
+        scores = suite.score(texts, examples, lengths, truncated)
         batch.rewards = as_rewards(scores, completions.ids.device)
         return scores
 

@@ -11,6 +11,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lambda_grpo_pl.batch import Completions, Prompts, RolloutBatch
+from lambda_grpo_pl.callbacks.responses import cut, read_responses
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.sampling import (
     Sampler,
@@ -68,7 +69,7 @@ class RolloutCallback(L.Callback):
         """Sample the training batch."""
         self.synchronise(trainer, pl_module)
         with timed(pl_module, "sample"):
-            batch.completions = self.sample(trainer, pl_module, batch.prompts, self.sampling, ("train", batch.index))
+            batch.completions = self.sample_training(trainer, pl_module, batch.prompts, ("train", batch.index))
         self._log(pl_module, batch.completions)
 
     def on_validation_batch_start(
@@ -83,7 +84,7 @@ class RolloutCallback(L.Callback):
         if batch.completions is None:
             self.synchronise(trainer, pl_module)
             key = ("validation", dataloader_idx, batch_idx)
-            batch.completions = self.sample(trainer, pl_module, batch.prompts, self.sampling, key)
+            batch.completions = self.sample_training(trainer, pl_module, batch.prompts, key)
 
     on_test_batch_start = on_validation_batch_start
     on_predict_batch_start = on_validation_batch_start
@@ -109,6 +110,14 @@ class RolloutCallback(L.Callback):
         words = [int.from_bytes(part.encode(), "big") if isinstance(part, str) else part for part in key]
         seed = np.random.SeedSequence([self.seed, *words, trainer.global_rank]).generate_state(1, np.uint32)[0]
         return self.sampler.generate(prompts, settings, int(seed))
+
+    def sample_training(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, prompts: Prompts, key: tuple[str | int, ...]
+    ) -> Completions:
+        """Sample as training does: with `sampling`, ended where the training prompts' template says."""
+        completions = self.sample(trainer, pl_module, prompts, self.sampling, key)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        return cut(completions, read_responses(data.tokenizer, completions, data.stops)) if data.stops else completions
 
     def synchronise(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Give the engine the policy's weights, if they changed, and prove that it has them."""
