@@ -12,6 +12,7 @@ MESSAGES = (
     r".*using manual optimization and every_n_train_steps.*",  # checkpoints are taken between updates
     r".*`IterableDataset` has `__len__` defined.*",
     r".*does not have many workers.*",  # prompts need none
+    r"It is recommended to use `self\.log\(.*",  # vLLM's process group makes one rank look like several
     r".*lightning\.pytorch\.loggers\.wandb.*anonymous.*",
 )
 

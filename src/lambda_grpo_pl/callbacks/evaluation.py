@@ -7,7 +7,6 @@ engine died goes on where it stopped, and `test` after `validate` only reads.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -228,8 +227,7 @@ class BenchmarkEvaluation(L.Callback):
         }
         metrics[f"{stage}/average"] = average
         if not trainer.sanity_checking:
-            # The same on every rank: averaging changes nothing. vLLM's process group makes one rank look like several.
-            warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(")
+            # The same on every rank, so that averaging changes nothing.
             pl_module.log_dict(metrics, sync_dist=True)
         elif trainer.num_sanity_val_steps == float("inf"):
             for logger in trainer.loggers:  # Lightning drops what is logged before training: the base model's row
