@@ -80,8 +80,6 @@ class LambdaGRPO(L.LightningModule):
         self.policy: Policy
         self._reference: list[Reference] = []  # in a list: outside the module registry, so never in a checkpoint
 
-    # ------------------------------------------------------------------------------------------------ set-up
-
     def setup(self, stage: str) -> None:
         """Refuse what cannot be trained before any weight is loaded."""
         if self.trainer.precision.endswith("-true") and self.trainer.precision[:2] in ("bf", "16"):
@@ -121,8 +119,6 @@ class LambdaGRPO(L.LightningModule):
         """Bring the reference to the policy's device: Lightning does not know it."""
         for reference in self._reference:
             reference.to(self.device)
-
-    # ------------------------------------------------------------------------------------------------ learning
 
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Tensor]:
         """Take the updates that one rollout serves; returns f as `weights` for the `rows` of the last update."""
@@ -231,11 +227,14 @@ class LambdaGRPO(L.LightningModule):
         surrogate, passes = self.objective.surrogate, self._passes()
         return alignments(self.policy, rollout, rows, heldout, groups.rows[groups.active], weights, surrogate, passes)
 
-    # ------------------------------------------------------------------------------------------------ ranks
+    @property
+    def token_budget(self) -> int:
+        """Tokens of a micro-batch, by device where the configuration leaves it open."""
+        return self.policy_config.tokens_per_micro_batch or (2048 if self.device.type == "cpu" else 16384)
 
     def _passes(self) -> Passes:
         return Passes(
-            budget=self.policy_config.tokens_per_micro_batch,
+            budget=self.token_budget,
             agree=lambda number: int(self._reduce(torch.tensor(float(number), device=self.device), "max")),
             backward=self.manual_backward,
             sync=lambda last: sync_gradients(self.trainer.strategy, self.policy, last),

@@ -40,7 +40,7 @@ def describe_plan(trainer: Any, module: Any, data: Any, rollout: Any) -> list[tu
     prompts, updates = data.batch_size, module.updates
     num_parameters = sum(parameter.numel() for parameter in module.policy.parameters())
     trainable = sum(parameter.numel() for parameter in module.policy.parameters() if parameter.requires_grad)
-    budget = module.policy_config.tokens_per_micro_batch
+    budget = module.token_budget
     bytes_of_state = 4 * num_parameters + 12 * trainable
     responses = prompts * group
     return [

@@ -45,14 +45,15 @@ class PolicyConfig:
     packing: Packing = "auto"
     """`packed`: rows end to end without padding. `shared_prefix`: besides, each prompt once a group. `padded`: the
     fallback. `auto`: shared_prefix where it saves a fifth of the tokens, else packed; padded for other models."""
-    tokens_per_micro_batch: int = 16384
-    """Token budget of one forward and backward pass."""
-    head_chunk: int = 1024
+    tokens_per_micro_batch: int | None = None
+    """Token budget of one forward and backward pass. Null: 16,384, and 2,048 on CPUs, whose caches hold no more."""
+    head_chunk: int = 512
     """Response tokens whose logits exist at the same time."""
     compile: bool = False
     """torch.compile the transformer (not the head). Pays on GPUs with long runs."""
 
     def __post_init__(self) -> None:
         for name in ("tokens_per_micro_batch", "head_chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"policy.{name} is {getattr(self, name)}: set it to 1 or more.")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"policy.{name} is {value}: set it to 1 or more.")
