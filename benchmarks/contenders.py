@@ -171,8 +171,8 @@ class Floor:
         self.policy.zero_grad()
 
 
-def train_trl(folder: Path, num_steps: int, after_step: Callable[[Phases], None]) -> None:
-    """Run TRL's GRPOTrainer, one micro-batch of all rows, and call `after_step` between its steps."""
+def train_trl(folder: Path, num_steps: int, num_micro_batches: int, after_step: Callable[[Phases], None]) -> None:
+    """Run TRL's GRPOTrainer with that many equal micro-batches, and call `after_step` between its steps."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
     from trl import GRPOTrainer
@@ -202,7 +202,7 @@ def train_trl(folder: Path, num_steps: int, after_step: Callable[[Phases], None]
         model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
         processing_class=AutoTokenizer.from_pretrained(folder),
         reward_funcs=counting_reward,
-        args=_trl_arguments(folder, num_steps),
+        args=_trl_arguments(folder, num_steps, num_micro_batches),
         train_dataset=Dataset.from_list([{"prompt": row["question"], "answer": row["answer"]} for row in questions()]),
         callbacks=[Between()],
     )
@@ -216,13 +216,14 @@ def train_trl(folder: Path, num_steps: int, after_step: Callable[[Phases], None]
     trainer.train()
 
 
-def _trl_arguments(folder: Path, num_steps: int) -> Any:
-    """The work as TRL says it: one micro-batch of all rows, float32, one update a rollout, no reference."""
+def _trl_arguments(folder: Path, num_steps: int, num_micro_batches: int) -> Any:
+    """The work as TRL says it: float32, one update a rollout, no reference."""
     from trl import GRPOConfig
 
     return GRPOConfig(
         output_dir=str(folder / "trl"),
-        per_device_train_batch_size=NUM_PROMPTS * GROUP_SIZE,
+        per_device_train_batch_size=NUM_PROMPTS * GROUP_SIZE // num_micro_batches,
+        gradient_accumulation_steps=num_micro_batches,
         num_generations=GROUP_SIZE,
         max_completion_length=MAX_TOKENS,
         learning_rate=LEARNING_RATE,

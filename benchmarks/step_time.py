@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="Rounds after the warm-up.")
     parser.add_argument("--threads", type=int, default=2, help="Threads of torch.")
     parser.add_argument("--tokens-per-micro-batch", type=int, default=2048, help="Ours and the floor's.")
+    parser.add_argument("--trl-micro-batches", type=int, default=8, help="TRL's, of equal numbers of rows.")
     parser.add_argument("--without-trl", action="store_true", help="Leave TRL out.")
     parser.add_argument("--without-vllm", action="store_true", help="Leave vLLM out.")
     arguments = parser.parse_args()
@@ -99,7 +100,7 @@ def _run(
         with torch.enable_grad():
             others()
 
-    train_trl(folder, arguments.rounds + 1, after_step)
+    train_trl(folder, arguments.rounds + 1, arguments.trl_micro_batches, after_step)
 
 
 def compare(rounds: dict[str, list[Phases]]) -> dict[str, float]:

@@ -41,7 +41,7 @@ DEBUG_VARIABLE = "LAMBDA_GRPO_DEBUG"
 BAD_INPUT = (ValueError, OSError, MisconfigurationException)
 """What a user can bring about: settings that don't fit, and files or hub names that aren't there."""
 
-# In hook order: sample, score, refill, hold out; then what only reads. PhaseTimer is last, see there.
+# In hook order: sample, score, refill, hold out; then what only reads. The summary reads what the timer counted.
 SECTIONS = {
     "evaluation": BenchmarkEvaluation,
     "rollout": RolloutCallback,
