@@ -29,7 +29,7 @@ from lambda_grpo_pl.objective import (
 )
 from lambda_grpo_pl.optimization import clip_gradient, make_optimizer, make_scheduler
 from lambda_grpo_pl.policy import Policy, PolicyConfig, Reference, check_checkpoint, load_policy, load_reference
-from lambda_grpo_pl.settings import ObjectiveConfig, OptimizerConfig, UpdateConfig
+from lambda_grpo_pl.settings import ObjectiveConfig, OptimizerConfig, UpdateConfig, check_precision
 from lambda_grpo_pl.sharding import shard_policy, sync_gradients
 from lambda_grpo_pl.summary import mean_over_ranks, summarise_tokens
 from lambda_grpo_pl.update import Passes, Rollout, accumulate_gradient, score_rows
@@ -82,11 +82,7 @@ class LambdaGRPO(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse what cannot be trained before any weight is loaded."""
-        if self.trainer.precision.endswith("-true") and self.trainer.precision[:2] in ("bf", "16"):
-            raise ValueError(
-                f"trainer.precision is {self.trainer.precision}, which rounds λ's and small policy updates away: "
-                "set it to bf16-mixed (float32 weights, bfloat16 arithmetic)."
-            )
+        check_precision(self.trainer.precision)
         check_checkpoint(self.policy_config.path, self.policy_config)
 
     def configure_model(self) -> None:

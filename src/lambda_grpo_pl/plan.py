@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lambda_grpo_pl.sampling.vllm_support import installed_vllm, require_vllm
-from lambda_grpo_pl.settings import UpdateConfig
+from lambda_grpo_pl.settings import UpdateConfig, check_precision
 
 
 def check_plan(config: Any) -> None:
@@ -29,12 +29,7 @@ def check_plan(config: Any) -> None:
             "rollout.sampling.temperature is 0: all responses of a group would be the same; set it to 1.0 for training "
             "(evaluation has its own settings)."
         )
-    precision = str(config.trainer.precision)
-    if precision in ("bf16-true", "16-true"):
-        raise ValueError(
-            f"trainer.precision is {precision}, which rounds small updates of λ and the policy away: set it to "
-            "bf16-mixed."
-        )
+    check_precision(str(config.trainer.precision))
     path = config.model.policy.path
     if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
         raise ValueError(f"model.policy.path is {path}, which is no folder: correct it, or name a model on the hub.")

@@ -8,6 +8,15 @@ from typing import Literal
 from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
 
 
+def check_precision(precision: str) -> None:
+    """Refuse a trainer precision that holds weights in half precision. Raises `ValueError`."""
+    if precision in ("bf16-true", "16-true"):
+        raise ValueError(
+            f"trainer.precision is {precision}, which rounds small updates of λ and the policy away: set it to "
+            "bf16-mixed (float32 weights, bfloat16 arithmetic)."
+        )
+
+
 @dataclass(kw_only=True)
 class ObjectiveConfig:
     """The objective apart from the length preference, which has a section of its own."""

@@ -28,8 +28,7 @@ def roll_out(
     batch = RolloutBatch(prompts).to(pl_module.device)
     rollout = find_callback(trainer, RolloutCallback)
     batch.completions = rollout.sample_training(trainer, pl_module, batch.prompts, key)
-    reward = find_callback(trainer, RewardCallback)
-    reward.score(trainer, batch, reward.suite)
+    find_callback(trainer, RewardCallback).score(trainer, batch)
     return batch
 
 

@@ -41,7 +41,7 @@ class RewardCallback(L.Callback):
     ) -> None:
         """Score the training batch."""
         with timed(pl_module, "score"):
-            scores = self.score(trainer, batch, self.suite)
+            scores = self.score(trainer, batch)
         self._log(pl_module, batch, scores)
 
     def on_validation_batch_start(
@@ -54,7 +54,7 @@ class RewardCallback(L.Callback):
     ) -> None:
         """Score a batch of questions, unless the evaluation has scored it already."""
         if batch.rewards is None:
-            self.score(trainer, batch, self.suite)
+            self.score(trainer, batch)
 
     on_test_batch_start = on_validation_batch_start
 
@@ -62,13 +62,13 @@ class RewardCallback(L.Callback):
         """Stop the verifier processes; they start again when needed."""
         self.suite.close()
 
-    def score(self, trainer: L.Trainer, batch: RolloutBatch, suite: RewardSuite) -> SuiteScores:
+    def score(self, trainer: L.Trainer, batch: RolloutBatch) -> SuiteScores:
         """Write `batch.rewards`, and return the verdicts behind them."""
         completions: Completions = batch.require("completions")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         texts, lengths, truncated = read_responses(data.tokenizer, completions, data.stops)
         examples = [example for example in batch.prompts.examples for _ in range(batch.group_size)]
-        scores = suite.score(texts, examples, lengths, truncated)
+        scores = self.suite.score(texts, examples, lengths, truncated)
         batch.rewards = as_rewards(scores, completions.ids.device)
         return scores
 
