@@ -1,6 +1,6 @@
 """What each method and each rule for λ costs against GRPO: time, peak memory, parameters.
 
-    python benchmarks/overhead.py [--pairs 50] [--other-pairs 6] [--threads 2]
+    python benchmarks/overhead.py [--pairs 160] [--other-pairs 6] [--threads 2]
 
 One trainer, one policy, fixed scored rollouts of 16 prompts × 8; before each step the length preference (and what else
 the method changes) is swapped in. A pair is a step of GRPO and one of the method, in alternating order; the ratio's
@@ -105,7 +105,7 @@ class Rollouts(IterableDataset[RolloutBatch]):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=50, help="Pairs of GRPO with λ-GRPO and with itself.")
+    parser.add_argument("--pairs", type=int, default=160, help="Pairs of GRPO with λ-GRPO and with itself.")
     parser.add_argument("--other-pairs", type=int, default=6, help="Pairs with each other method.")
     parser.add_argument("--threads", type=int, default=2, help="Threads of torch.")
     arguments = parser.parse_args()
