@@ -17,7 +17,7 @@ from lambda_grpo_pl.module import LambdaGRPO
 from lambda_grpo_pl.objective import PreferenceConfig
 from lambda_grpo_pl.policy import PolicyConfig
 from lambda_grpo_pl.rewards import RewardSpec
-from lambda_grpo_pl.sampling import SamplingSettings, TransformersSampler
+from lambda_grpo_pl.sampling import OnGroup, SamplingSettings, TransformersSampler
 from lambda_grpo_pl.tasks.sources import PromptSource
 from lambda_grpo_pl.tasks.tokenizer import character_tokenizer
 
@@ -40,7 +40,9 @@ class KnownAnswers(TransformersSampler):
         self.asked: list[str] = []
         self.settings: list[SamplingSettings] = []
 
-    def generate(self, prompts: Prompts, settings: SamplingSettings, seed: int) -> Completions:
+    def generate(
+        self, prompts: Prompts, settings: SamplingSettings, seed: int, on_group: OnGroup | None = None
+    ) -> Completions:
         self.settings.append(settings)
         if self.dies_at == len(self.settings):
             raise EngineDiedError("the engine died")
@@ -52,7 +54,11 @@ class KnownAnswers(TransformersSampler):
         for row, target in zip(rows, ids, strict=True):
             target[: len(row)] = torch.tensor(row)
         truncated = torch.tensor([row[-1] != TOKENIZER.eos_token_id for row in rows])
-        return Completions(ids, lengths, truncated, torch.zeros(ids.shape))
+        completions = Completions(ids, lengths, truncated, torch.zeros(ids.shape))
+        for number in reversed(range(len(prompts.examples)) if on_group else ()):  # the last prompt's group ends first
+            rows_of = slice(number * settings.num_samples, (number + 1) * settings.num_samples)
+            on_group(number, Completions(*(field[rows_of] for field in completions)))
+        return completions
 
 
 def right_where(known: Callable[[dict, int], bool]) -> Callable[[dict, int], str]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lambda_grpo_pl.callbacks import RolloutCallback
+from lambda_grpo_pl.rewards import JudgingAhead
 from lambda_grpo_pl.sampling import SyncError, TransformersSampler
 from tests.integration.runs import run
 from tests.scored import save_tiny_policy
@@ -33,7 +34,7 @@ class StaleSampler(TransformersSampler):
 def test_a_stale_engine_ends_the_run_with_a_sentence(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lambda_grpo_pl.callbacks.rollout.TransformersSampler", StaleSampler)
+    monkeypatch.setattr("lambda_grpo_pl.sampling.recipe.TransformersSampler", StaleSampler)
     with pytest.raises(SyncError, match=r"differ from the policy's by 0\.05 nats"):
         run("fit", policy, tmp_path, *OPTIONS)
 
@@ -48,15 +49,42 @@ def test_weights_are_synced_once_an_update_and_seeds_differ(
             syncs.append(1)
             return super().sync(module)
 
-        def generate(self, prompts, settings, seed):  # type: ignore[no-untyped-def]
+        def generate(self, prompts, settings, seed, on_group=None):  # type: ignore[no-untyped-def]
             seeds.append(seed)
-            return super().generate(prompts, settings, seed)
+            return super().generate(prompts, settings, seed, on_group)
 
-    monkeypatch.setattr("lambda_grpo_pl.callbacks.rollout.TransformersSampler", Counting)
+    monkeypatch.setattr("lambda_grpo_pl.sampling.recipe.TransformersSampler", Counting)
     with pytest.warns(UserWarning, match=r"cut at 8 tokens.*rollout\.sampling\.max_tokens"):
         run("fit", policy, tmp_path, *OPTIONS, "--dynamic_sampling.max_rounds=1")
     assert len(syncs) == 2
     assert len(set(seeds)) == len(seeds) >= 2
+
+
+def test_rewards_judge_groups_that_have_ended_while_others_are_sampled(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replacement rounds too: 4 prompts a step, then as many as were flat."""
+    events: list[tuple[str, int]] = []
+
+    class Telling(TransformersSampler):
+        def generate(self, prompts, settings, seed, on_group=None):  # type: ignore[no-untyped-def]
+            result = super().generate(prompts, settings, seed, on_group)
+            events.append(("sampled", len(prompts.examples)))
+            return result
+
+    add = JudgingAhead.add
+
+    def told(self, first, *part):  # type: ignore[no-untyped-def]
+        events.append(("heard", first))
+        add(self, first, *part)
+
+    monkeypatch.setattr("lambda_grpo_pl.sampling.recipe.TransformersSampler", Telling)
+    monkeypatch.setattr(JudgingAhead, "add", told)
+    run("fit", policy, tmp_path, *OPTIONS[:3], "--dynamic_sampling.max_rounds=1", "--reward.functions=[{name: math}]")
+    calls = [number for name, number in events if name == "sampled"]
+    assert len(calls) == 4
+    assert [name for name, _ in events[:5]] == ["heard"] * 4 + ["sampled"]
+    assert sum(name == "heard" for name, _ in events) == sum(calls)
 
 
 def test_training_responses_end_at_the_template_s_stop_string(policy: Path, tmp_path: Path) -> None:

@@ -38,9 +38,9 @@ def num_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     generate = TransformersSampler.generate
 
-    def counted(self, prompts, settings, seed):
+    def counted(self, prompts, settings, seed, on_group=None):
         calls.append(len(prompts.examples))
-        return generate(self, prompts, settings, seed)
+        return generate(self, prompts, settings, seed, on_group)
 
     monkeypatch.setattr(TransformersSampler, "generate", counted)
     return calls

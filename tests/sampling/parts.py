@@ -3,7 +3,8 @@
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from lambda_grpo_pl.batch import Prompts
+from lambda_grpo_pl.batch import Completions, Prompts
+from lambda_grpo_pl.sampling import Sampler, SamplingSettings
 
 PAD, EOS, VOCAB = 0, 1, 48
 
@@ -36,3 +37,25 @@ def random_prompts(lengths: list[int], seed: int = 0) -> Prompts:
     ids = torch.randint(2, VOCAB, (len(lengths), max(lengths)), generator=generator)
     ids[torch.arange(max(lengths)) < max(lengths) - sizes[:, None]] = PAD
     return Prompts(ids, sizes, tuple({} for _ in lengths))
+
+
+def check_groups_are_heard(sampler: Sampler, prompts: Prompts, settings: SamplingSettings) -> list[int]:
+    """Each group is heard once, as it stands in the result, padded to its own longest; returns the order."""
+    heard: dict[int, Completions] = {}
+
+    def hear(number: int, group: Completions) -> None:
+        assert number not in heard
+        heard[number] = group
+
+    completions = sampler.generate(prompts, settings, 3, hear)
+    quiet = sampler.generate(prompts, settings, 3)
+    assert all(torch.equal(a, b) for a, b in zip(completions, quiet, strict=True))
+    assert sorted(heard) == list(range(len(prompts.lengths)))
+    for number, group in heard.items():
+        rows = slice(number * settings.num_samples, (number + 1) * settings.num_samples)
+        longest = int(group.lengths.max())
+        assert group.ids.shape == group.logprobs.shape == (settings.num_samples, longest)
+        for ours, theirs in zip(group, completions, strict=True):
+            expected = theirs[rows, :longest] if theirs.ndim == 2 else theirs[rows]
+            assert torch.equal(ours, expected)
+    return list(heard)

@@ -10,7 +10,7 @@ from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.sampling import SamplingSettings, TransformersSampler
 from lambda_grpo_pl.sampling.decoding import draw, processed_logprobs
 
-from .parts import EOS, PAD
+from .parts import EOS, PAD, check_groups_are_heard, random_prompts
 
 
 def sampler_of(policy: nn.Module, max_rows: int = 1024) -> TransformersSampler:
@@ -47,6 +47,18 @@ def test_logprobs_equal_the_teacher_forced_ones(policy, prompts, settings):
         torch.testing.assert_close(completions.logprobs[row, :length], chosen, atol=1e-5, rtol=0)
         if settings.greedy:
             assert completions.ids[row, :length].tolist() == expected.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("max_rows", [1024, 6])
+def test_groups_are_heard_as_they_end(policy, max_rows):
+    """Six rows at a time are three prompts: their groups are heard before the fourth's prompt is read."""
+    prompts, settings = random_prompts([3, 9, 5, 7, 4, 6]), SamplingSettings(max_tokens=24, num_samples=2)
+    sampler = sampler_of(policy, max_rows)
+    order = check_groups_are_heard(sampler, prompts, settings)
+    ends = sampler.generate(prompts, settings, 3).lengths.view(6, 2).amax(1)
+    for part in [order] if max_rows > 6 else [order[:3], order[3:]]:
+        assert [int(ends[number]) for number in part] == sorted(int(ends[number]) for number in part)
+    assert max_rows > 6 or set(order[:3]) == {0, 1, 2}
 
 
 def test_rows_end_at_the_first_end_token_or_are_truncated(policy, prompts):

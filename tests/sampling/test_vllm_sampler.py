@@ -24,7 +24,7 @@ from lambda_grpo_pl.sampling import (
 )
 from lambda_grpo_pl.sampling.decoding import processed_logprobs
 
-from .parts import EOS, PAD, VOCAB, random_prompts, tiny_policy
+from .parts import EOS, PAD, VOCAB, check_groups_are_heard, random_prompts, tiny_policy
 
 SEQUENCES = probe_sequences(VOCAB)
 
@@ -158,6 +158,28 @@ def test_a_seed_fixes_the_tokens_and_nothing_of_the_process_changes(engine, trai
     assert process_state() == before
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert first.ids.shape != other.ids.shape or not torch.equal(first.ids, other.ids)
+
+
+def test_groups_are_heard_as_they_end(engine, trained):
+    engine.sync(trained)
+    prompts, settings = random_prompts([3, 9, 5, 7, 4, 6]), SamplingSettings(max_tokens=30, num_samples=2)
+    order = check_groups_are_heard(engine, prompts, settings)
+    ends = engine.generate(prompts, settings, 3).lengths.view(6, 2).amax(1)
+    assert [int(ends[number]) for number in order] == sorted(ends.tolist())
+    check_groups_are_heard(engine, prompts, SamplingSettings(max_tokens=5, temperature=0, num_samples=2))
+
+
+def test_a_listener_that_raises_leaves_the_engine_usable(engine, trained):
+    engine.sync(trained)
+    prompts, settings = random_prompts([3, 9, 5, 7]), SamplingSettings(max_tokens=30, num_samples=2)
+    before = engine.generate(prompts, settings, 3)
+
+    def fail(number, group):
+        raise KeyError(number)
+
+    with pytest.raises(KeyError):
+        engine.generate(prompts, settings, 3, fail)
+    assert all(torch.equal(a, b) for a, b in zip(before, engine.generate(prompts, settings, 3), strict=True))
 
 
 def test_frequencies_of_the_first_token_match_the_policy(engine, trained):

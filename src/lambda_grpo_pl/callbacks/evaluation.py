@@ -20,9 +20,10 @@ from rich.console import Console
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.asking import Asking, EvaluationSettings, plan_asking
 from lambda_grpo_pl.callbacks.lookup import find_callback
-from lambda_grpo_pl.callbacks.responses import as_rewards, cut, nothing, question_records, read_responses, unanswered
+from lambda_grpo_pl.callbacks.responses import as_rewards, cut, nothing, question_records, unanswered
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
+from lambda_grpo_pl.callbacks.scoring import ResponseScoring
 from lambda_grpo_pl.evaluation.identity import method_name, weights_digest
 from lambda_grpo_pl.evaluation.metrics import BenchmarkScores
 from lambda_grpo_pl.evaluation.records import QuestionRecord
@@ -196,15 +197,13 @@ class BenchmarkEvaluation(L.Callback):
         asking = self._asking[name]
         rollout = find_callback(trainer, RolloutCallback)
         key = ("evaluation", name, batch_idx)
-        completions = rollout.sample(trainer, pl_module, batch.prompts, asking.sampling, key)
         tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        responses = read_responses(tokenizer, completions, asking.setup.stop)
-        n = asking.sampling.num_samples
-        examples = [example for example in batch.prompts.examples for _ in range(n)]
         suite = self._suite(find_callback(trainer, RewardCallback), asking)
-        scores = suite.score(responses.texts, examples, responses.lengths, responses.truncated)
+        scoring = ResponseScoring(suite, tokenizer, asking.setup.stop, batch.prompts)
+        completions = rollout.sample(trainer, pl_module, batch.prompts, asking.sampling, key, scoring.hear)
+        responses, scores = scoring.finish(completions)
         batch.completions, batch.rewards = cut(completions, responses), as_rewards(scores, completions.ids.device)
-        return question_records(batch.prompts, responses, scores, n)
+        return question_records(batch.prompts, responses, scores, asking.sampling.num_samples)
 
     def _suite(self, reward: RewardCallback, asking: Asking) -> RewardSuite:
         """The training rewards, or those of the benchmark: sets that are judged alike share their processes."""

@@ -27,8 +27,9 @@ def roll_out(
     prompts: Prompts = trainer.datamodule.draw(num_prompts, stream)  # type: ignore[attr-defined]
     batch = RolloutBatch(prompts).to(pl_module.device)
     rollout = find_callback(trainer, RolloutCallback)
+    rollout.synchronise(trainer, pl_module)
     batch.completions = rollout.sample_training(trainer, pl_module, batch.prompts, key)
-    find_callback(trainer, RewardCallback).score(trainer, batch)
+    find_callback(trainer, RewardCallback).score(trainer, batch, key)
     return batch
 
 

@@ -30,6 +30,7 @@ class Responses(NamedTuple):
 
 def read_responses(tokenizer: Any, completions: Completions, stops: Sequence[str] = ()) -> Responses:
     """Decode completions and cut each at the first of `stops`, which may be the text of a special token."""
+    completions = Completions(*(field.cpu() for field in completions))
     texts, lengths = [], []
     truncated: list[bool] = completions.truncated.tolist()
     for row in range(len(completions.lengths)):
@@ -40,6 +41,11 @@ def read_responses(tokenizer: Any, completions: Completions, stops: Sequence[str
         texts.append(_before(str(tokenizer.decode(ids, skip_special_tokens=True)), stops))
         lengths.append(len(ids))
     return Responses(texts, lengths, truncated)
+
+
+def join_responses(parts: Sequence[Responses]) -> Responses:
+    """Put groups of responses one after another."""
+    return Responses(*([item for part in column for item in part] for column in zip(*parts, strict=True)))
 
 
 def cut(completions: Completions, responses: Responses) -> Completions:

@@ -6,16 +6,19 @@ from typing import Any, Literal
 
 import lightning as L
 
-from lambda_grpo_pl.batch import Completions, Rewards, RolloutBatch
-from lambda_grpo_pl.callbacks.responses import as_rewards, read_responses
+from lambda_grpo_pl.batch import Completions, Prompts, Rewards, RolloutBatch
+from lambda_grpo_pl.callbacks.responses import as_rewards
+from lambda_grpo_pl.callbacks.scoring import ResponseScoring
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite, SuiteScores
+from lambda_grpo_pl.sampling import OnGroup
 
 
 class RewardCallback(L.Callback):
     """Turns responses into rewards by pure functions of text.
 
-    A failed verifier is not a wrong answer: both are counted.
+    Isolated rewards (`math` is one) judge the groups that have ended while others are still being sampled: whoever
+    samples asks for `listen`. A failed verifier is not a wrong answer: both are counted.
     """
 
     def __init__(
@@ -35,13 +38,14 @@ class RewardCallback(L.Callback):
         """
         self.pool = pool
         self.suite = RewardSuite(functions or [RewardSpec(name="math")], self.pool, on_failure, overlong_filter)
+        self._listening: dict[tuple[str | int, ...], ResponseScoring] = {}
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """Score the training batch."""
         with timed(pl_module, "score"):
-            scores = self.score(trainer, batch)
+            scores = self.score(trainer, batch, ("train", batch.index))
         self._log(pl_module, batch, scores)
 
     def on_validation_batch_start(
@@ -54,23 +58,31 @@ class RewardCallback(L.Callback):
     ) -> None:
         """Score a batch of questions, unless the evaluation has scored it already."""
         if batch.rewards is None:
-            self.score(trainer, batch)
+            self.score(trainer, batch, ("validation", dataloader_idx, batch_idx))
 
     on_test_batch_start = on_validation_batch_start
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Stop the verifier processes; they start again when needed."""
+        self._listening.clear()
         self.suite.close()
 
-    def score(self, trainer: L.Trainer, batch: RolloutBatch) -> SuiteScores:
-        """Write `batch.rewards`, and return the verdicts behind them."""
+    def listen(self, trainer: L.Trainer, prompts: Prompts, key: tuple[str | int, ...]) -> OnGroup:
+        """Return what hears of groups as they end, so that they are judged at once; `key` names the occasion."""
+        self._listening[key] = self._scoring(trainer, prompts)
+        return self._listening[key].hear
+
+    def score(self, trainer: L.Trainer, batch: RolloutBatch, key: tuple[str | int, ...]) -> SuiteScores:
+        """Write `batch.rewards`, and return the verdicts behind them; what was heard under `key` is judged already."""
         completions: Completions = batch.require("completions")
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        texts, lengths, truncated = read_responses(data.tokenizer, completions, data.stops)
-        examples = [example for example in batch.prompts.examples for _ in range(batch.group_size)]
-        scores = self.suite.score(texts, examples, lengths, truncated)
+        scoring = self._listening.pop(key, None) or self._scoring(trainer, batch.prompts)
+        _, scores = scoring.finish(completions)
         batch.rewards = as_rewards(scores, completions.ids.device)
         return scores
+
+    def _scoring(self, trainer: L.Trainer, prompts: Prompts) -> ResponseScoring:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        return ResponseScoring(self.suite, data.tokenizer, data.stops, prompts)
 
     def _log(self, pl_module: L.LightningModule, batch: RolloutBatch, scores: SuiteScores) -> None:
         rewards: Rewards = batch.require("rewards")

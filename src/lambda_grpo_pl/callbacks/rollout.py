@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
+from concurrent.futures import Future
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lambda_grpo_pl.batch import Completions, Prompts, RolloutBatch
+from lambda_grpo_pl.callbacks.lookup import find_callback
 from lambda_grpo_pl.callbacks.responses import cut, read_responses
+from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.sampling import (
+    OnGroup,
     Sampler,
+    SamplerName,
+    SamplerProcess,
+    SamplerRecipe,
     SamplingSettings,
-    TransformersSampler,
-    VllmSampler,
     VllmSettings,
     check_sync,
     probe_sequences,
@@ -27,17 +31,39 @@ TRUNCATION_WARNING = 0.5
 """Share of truncated responses above which training mostly learns to be cut off."""
 
 
+class OwnProcess(NamedTuple):
+    """What a sampler in a process of its own may use."""
+
+    num_threads: int | None
+    """CPU threads; None: as many as this process has."""
+    device: int | None
+    """GPU, counted among the visible ones; None: this process's."""
+
+
+class RolloutAhead(NamedTuple):
+    """A rollout that was begun before its step."""
+
+    completions: Future[Completions]
+    """On the CPU, as they were sampled."""
+    step: int
+    """`global_step` whose weights they were sampled with."""
+
+
 class RolloutCallback(L.Callback):
     """Samples G responses to each prompt, from exactly the policy that the step will train.
 
     Before sampling, weights that changed are handed to the engine, and a self-test compares its log-probabilities
     with the trainer's: a stale tensor ends the run with a sentence instead of costing weeks. Seeds are a function of
     (seed, stage, batch number, rank), so a resumed run samples what the interrupted one would have.
+
+    Attributes:
+        ahead: rollouts that were begun already (`begin`), by the number of their batch.
+        own_process: set before training starts, the sampler gets a process of its own; `begin` needs that.
     """
 
     def __init__(
         self,
-        sampler: Literal["auto", "vllm", "transformers"] = "auto",
+        sampler: SamplerName = "auto",
         sampling: SamplingSettings = SamplingSettings(num_samples=8),
         engine: VllmSettings = VllmSettings(),
         seed: int = 0,
@@ -58,6 +84,8 @@ class RolloutCallback(L.Callback):
         self.seed = seed
         self.sync_tolerance = sync_tolerance
         self.sampler: Sampler | None = None
+        self.ahead: dict[int, RolloutAhead] = {}
+        self.own_process: OwnProcess | None = None
         self._synced_at: int | None = None
         self._warned = False
 
@@ -66,10 +94,18 @@ class RolloutCallback(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Sample the training batch."""
-        self.synchronise(trainer, pl_module)
+        """Sample the training batch, or wait for what is being sampled already."""
+        begun = self.ahead.pop(batch.index, None)
+        if begun is None:
+            self.synchronise(trainer, pl_module)
         with timed(pl_module, "sample"):
-            batch.completions = self.sample_training(trainer, pl_module, batch.prompts, ("train", batch.index))
+            if begun is None:
+                batch.completions = self.sample_training(trainer, pl_module, batch.prompts, ("train", batch.index))
+            else:
+                batch.completions = self._ended(trainer, begun.completions.result())
+                batch.to(pl_module.device)
+        staleness = 0 if begun is None else trainer.global_step - begun.step
+        pl_module.log("sampler/staleness", float(staleness))
         self._log(pl_module, batch.completions)
 
     def on_validation_batch_start(
@@ -94,6 +130,7 @@ class RolloutCallback(L.Callback):
         if self.sampler is not None:
             self.sampler.close()
         self.sampler = self._synced_at = None
+        self.ahead.clear()
 
     # ------------------------------------------------------------------------------------------------ parts
 
@@ -104,20 +141,30 @@ class RolloutCallback(L.Callback):
         prompts: Prompts,
         settings: SamplingSettings,
         key: tuple[str | int, ...],
+        on_group: OnGroup | None = None,
     ) -> Completions:
         """Sample with the weights of the last sync; `key` names the occasion and makes the seed."""
         assert self.sampler is not None
-        words = [int.from_bytes(part.encode(), "big") if isinstance(part, str) else part for part in key]
-        seed = np.random.SeedSequence([self.seed, *words, trainer.global_rank]).generate_state(1, np.uint32)[0]
-        return self.sampler.generate(prompts, settings, int(seed))
+        return self.sampler.generate(prompts, settings, self._seed(trainer, key), on_group)
 
     def sample_training(
         self, trainer: L.Trainer, pl_module: L.LightningModule, prompts: Prompts, key: tuple[str | int, ...]
     ) -> Completions:
-        """Sample as training does: with `sampling`, ended where the training prompts' template says."""
-        completions = self.sample(trainer, pl_module, prompts, self.sampling, key)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        return cut(completions, read_responses(data.tokenizer, completions, data.stops)) if data.stops else completions
+        """Sample as training does: with `sampling`, ended where the training prompts' template says.
+
+        The rewards hear of each group as soon as it has ended.
+        """
+        on_group = find_callback(trainer, RewardCallback).listen(trainer, prompts, key)
+        return self._ended(trainer, self.sample(trainer, pl_module, prompts, self.sampling, key, on_group))
+
+    def begin(self, trainer: L.Trainer, batch: RolloutBatch) -> RolloutAhead:
+        """Begin to sample a later training batch with the weights of the last sync; its step will find it."""
+        assert isinstance(self.sampler, SamplerProcess), "set own_process before training starts"
+        key = ("train", batch.index)
+        on_group = find_callback(trainer, RewardCallback).listen(trainer, batch.prompts, key)
+        future = self.sampler.begin(batch.prompts, self.sampling, self._seed(trainer, key), on_group)
+        self.ahead[batch.index] = RolloutAhead(future, trainer.global_step)
+        return self.ahead[batch.index]
 
     def synchronise(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Give the engine the policy's weights, if they changed, and prove that it has them."""
@@ -140,13 +187,23 @@ class RolloutCallback(L.Callback):
 
     def _start(self, trainer: L.Trainer, pl_module: Any) -> Sampler:
         tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        name = self.sampler_name
-        if name == "auto":
-            name = "vllm" if importlib.util.find_spec("vllm") else "transformers"
-        if name == "transformers":
-            return TransformersSampler([tokenizer.eos_token_id], tokenizer.pad_token_id)
-        config = pl_module.policy.causal_lm.config
-        return VllmSampler(config, [tokenizer.eos_token_id], tokenizer.pad_token_id, self.engine)
+        recipe = SamplerRecipe(
+            name=self.sampler_name,
+            config=pl_module.policy.causal_lm.config,
+            eos_token_ids=(tokenizer.eos_token_id,),
+            pad_token_id=tokenizer.pad_token_id,
+            engine=self.engine,
+        )
+        return recipe.build() if self.own_process is None else SamplerProcess(recipe, *self.own_process)
+
+    def _seed(self, trainer: L.Trainer, key: tuple[str | int, ...]) -> int:
+        words = [int.from_bytes(part.encode(), "big") if isinstance(part, str) else part for part in key]
+        return int(np.random.SeedSequence([self.seed, *words, trainer.global_rank]).generate_state(1, np.uint32)[0])
+
+    def _ended(self, trainer: L.Trainer, completions: Completions) -> Completions:
+        """End responses where the training prompts' template says."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        return cut(completions, read_responses(data.tokenizer, completions, data.stops)) if data.stops else completions
 
     def _log(self, pl_module: L.LightningModule, completions: Completions) -> None:
         lengths = completions.lengths.float()

@@ -1,6 +1,6 @@
 """Rewards: pure text → number, by name, weighted; verifiers that may hang run in a killable process pool.
 
-    suite.py        RewardSpec, RewardSuite: what the callbacks use
+    suite.py        RewardSpec, RewardSuite: what the callbacks use; ahead.py judges while others still sample
     registry.py     names, `@register("mine")`, dotted paths
     verdict.py      Verdict, and the two shapes of a reward
     answers.py      math, numeric, exact, multiple_choice   (extraction → normalization → quantities → equivalence)
@@ -14,6 +14,7 @@ No torch here, and math-verify is imported by workers only.
 """
 
 from lambda_grpo_pl.rewards import answers, formats, lengths, lenient, overlap  # noqa: F401 - registers the built-in rewards
+from lambda_grpo_pl.rewards.ahead import JudgingAhead
 from lambda_grpo_pl.rewards.pool import PoolConfig
 from lambda_grpo_pl.rewards.registry import REGISTRY, build, register
 from lambda_grpo_pl.rewards.suite import RewardSpec, RewardSuite, SuiteScores, grade
@@ -21,6 +22,7 @@ from lambda_grpo_pl.rewards.verdict import Query, Reward, Status, Verdict, Verif
 
 __all__ = [
     "REGISTRY",
+    "JudgingAhead",
     "PoolConfig",
     "Query",
     "Reward",

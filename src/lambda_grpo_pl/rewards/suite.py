@@ -11,6 +11,11 @@ from lambda_grpo_pl.rewards.pool import Call, PoolConfig, VerifierPool
 from lambda_grpo_pl.rewards.registry import build
 from lambda_grpo_pl.rewards.verdict import FAILED, Query, Verdict, Verifier, as_verdict, judged
 
+Row = Mapping[str, Any]
+"""A dataset row with `response_length` and `truncated`."""
+Columns = Mapping[int, list[Verdict]]
+"""Number of a reward in the suite → its verdicts, one a row."""
+
 
 @dataclass(kw_only=True)
 class RewardSpec:
@@ -93,22 +98,19 @@ class RewardSuite:
         examples: Sequence[Mapping[str, Any]],
         lengths: Sequence[int],
         truncated: Sequence[bool],
+        judged: Columns | None = None,
     ) -> SuiteScores:
         """Score N completions against N dataset rows; `lengths` in tokens, end-of-sequence included.
 
-        Safe from any thread. Raises `ValueError` if the four differ in number; a verifier that hangs or crashes raises
-        nothing, it counts.
+        Safe from any thread. `judged` is what `judge` has said of these rows already. Raises `ValueError` if the four
+        differ in number; a verifier that hangs or crashes raises nothing, it counts.
         """
-        if not len(completions) == len(examples) == len(lengths) == len(truncated):
-            raise ValueError(
-                f"One row per completion: got {len(completions)} completions, {len(examples)} examples, "
-                f"{len(lengths)} lengths and {len(truncated)} truncation flags."
-            )
-        rows = [
-            {**example, "response_length": length, "truncated": cut}
-            for example, length, cut in zip(examples, lengths, truncated, strict=True)
-        ]
-        verdicts = [self._score_one(number, completions, rows) for number in range(len(self.specs))]
+        rows = as_rows(completions, examples, lengths, truncated)
+        columns = {**(self.judge(completions, rows) if judged is None else judged)}
+        for number, reward in enumerate(self._rewards):
+            if number not in columns:
+                columns[number] = [as_verdict(reward(text, row)) for text, row in zip(completions, rows, strict=True)]
+        verdicts = [columns[number] for number in range(len(self.specs))]
         failed = [any(column[row].status == "failed" for column in verdicts) for row in range(len(completions))]
         return SuiteScores(
             totals=[
@@ -128,22 +130,23 @@ class RewardSuite:
             num_no_answer=sum(verdict.status == "no_answer" for verdict in verdicts[0]),
         )
 
+    def judge(self, completions: Sequence[str], rows: Sequence[Row]) -> Columns:
+        """Let the pool judge: the verdicts of the isolated rewards alone, whose work costs this process no time."""
+        columns: dict[int, list[Verdict]] = {}
+        for number, (spec, reward) in enumerate(zip(self.specs, self._rewards, strict=True)):
+            if isinstance(reward, Verifier):
+                columns[number] = self._verify(number, reward, completions, rows)
+            elif spec.isolated:
+                calls = [Call(number, (text, row)) for text, row in zip(completions, rows, strict=True)]
+                columns[number] = [_received(value) for value in self._pool.run(calls)]
+        return columns
+
     def close(self) -> None:
         """Stop the workers; a later `score` starts new ones."""
         self._pool.close()
 
-    def _score_one(self, number: int, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
-        """One reward over the batch."""
-        reward = self._rewards[number]
-        if isinstance(reward, Verifier):
-            return self._verify(number, reward, completions, rows)
-        if self.specs[number].isolated:
-            calls = [Call(number, (text, row)) for text, row in zip(completions, rows, strict=True)]
-            return [_received(value) for value in self._pool.run(calls)]
-        return [as_verdict(reward(text, row)) for text, row in zip(completions, rows, strict=True)]
-
     def _verify(
-        self, number: int, verifier: Verifier, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]
+        self, number: int, verifier: Verifier, completions: Sequence[str], rows: Sequence[Row]
     ) -> list[Verdict]:
         """Settle inline what can be; judge each distinct (gold, answer) once; failures keep their answer."""
         prepared = [verifier.prepare(text, row) for text, row in zip(completions, rows, strict=True)]
@@ -157,6 +160,24 @@ class RewardSuite:
             return FAILED._replace(extracted=item.answer) if outcome is None else judged(bool(outcome), item.answer)
 
         return [settle(item) for item in prepared]
+
+
+def as_rows(
+    completions: Sequence[str],
+    examples: Sequence[Mapping[str, Any]],
+    lengths: Sequence[int],
+    truncated: Sequence[bool],
+) -> list[Row]:
+    """Return what reward functions read beside the text: the dataset row, and what is known of the response."""
+    if not len(completions) == len(examples) == len(lengths) == len(truncated):
+        raise ValueError(
+            f"One row per completion: got {len(completions)} completions, {len(examples)} examples, "
+            f"{len(lengths)} lengths and {len(truncated)} truncation flags."
+        )
+    return [
+        {**example, "response_length": length, "truncated": cut}
+        for example, length, cut in zip(examples, lengths, truncated, strict=True)
+    ]
 
 
 def _received(value: Any) -> Verdict:

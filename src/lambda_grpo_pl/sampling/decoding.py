@@ -1,4 +1,4 @@
-"""The two parts of a decode loop: from logits to a token, and the rows that are still running."""
+"""The parts of a decode loop: from logits to a token, the rows that still run, and who hears of those that ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lambda_grpo_pl.sampling.protocol import SamplingSettings
+from lambda_grpo_pl.batch import Completions
+from lambda_grpo_pl.sampling.protocol import OnGroup, SamplingSettings
 
 
 def processed_logprobs(logits: Tensor, settings: SamplingSettings) -> Tensor:
@@ -106,6 +107,28 @@ class RunningRows:
             logits_to_keep=1,
         )
         self.cache, self.logits = output.past_key_values, output.logits[:, -1]
+
+
+class GroupListener:
+    """Tells `on_group` of each group of `result` once, when none of its rows runs any more."""
+
+    def __init__(self, on_group: OnGroup, result: Completions, group_size: int) -> None:
+        """Watch the groups of N = b·G rows that are being written into `result`."""
+        self._on_group, self._result, self._group_size = on_group, result, group_size
+        self._open = set(range(len(result.lengths) // group_size))
+
+    def still_running(self, rows: Tensor) -> None:
+        """Hear which rows [n] run on."""
+        running = set((rows // self._group_size).tolist())
+        for number in sorted(self._open - running):
+            self._on_group(number, self._group(number))
+        self._open &= running
+
+    def _group(self, number: int) -> Completions:
+        rows = slice(number * self._group_size, (number + 1) * self._group_size)
+        ids, lengths, truncated, logprobs = (field[rows].cpu() for field in self._result)
+        longest = int(lengths.max())
+        return Completions(ids[:, :longest], lengths, truncated, logprobs[:, :longest])
 
 
 @contextmanager

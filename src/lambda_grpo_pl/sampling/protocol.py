@@ -7,13 +7,19 @@ resumed run samples what the interrupted one would have.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from torch import nn
 
 from lambda_grpo_pl.batch import Completions, Prompts
+
+OnGroup = Callable[[int, Completions], None]
+"""Hears of a group as soon as its last response has ended: the prompt's number and its G completions, on the CPU.
+
+Groups come in the order in which they end, each once. It may be called from another thread than the caller's.
+"""
 
 
 @dataclass(kw_only=True)
@@ -65,8 +71,10 @@ class SyncReport(NamedTuple):
 class Sampler(Protocol):
     """Prompts → completions with the weights of the last `sync`."""
 
-    def generate(self, prompts: Prompts, settings: SamplingSettings, seed: int) -> Completions:
-        """Sample `settings.num_samples` = G responses to each of B prompts.
+    def generate(
+        self, prompts: Prompts, settings: SamplingSettings, seed: int, on_group: OnGroup | None = None
+    ) -> Completions:
+        """Sample `settings.num_samples` = G responses to each of B prompts; `on_group` hears of those that are done.
 
         Returns N = B·G rows in prompt-major order on the device of `prompts.ids`: ids [N, L] right-padded, lengths [N]
         with the end-of-sequence token, truncated [N], and logprobs [N, L] under the distribution that was sampled from

@@ -12,16 +12,16 @@ still running, nor on how many rows run at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from lambda_grpo_pl.batch import Completions, Prompts
-from lambda_grpo_pl.sampling.decoding import RunningRows, draw, evaluating
-from lambda_grpo_pl.sampling.protocol import SamplingSettings, SyncReport
+from lambda_grpo_pl.sampling.decoding import GroupListener, RunningRows, draw, evaluating
+from lambda_grpo_pl.sampling.protocol import OnGroup, SamplingSettings, SyncReport
 from lambda_grpo_pl.sampling.rng import preserved_torch_rng
 from lambda_grpo_pl.sampling.weights import base_model, policy_weights
 
@@ -35,10 +35,18 @@ class TransformersSampler:
         >>> completions = sampler.generate(prompts, SamplingSettings(max_tokens=64, num_samples=8), seed=0)
     """
 
-    def __init__(self, eos_token_ids: Sequence[int], pad_token_id: int, max_rows: int = 1024) -> None:
+    def __init__(
+        self,
+        eos_token_ids: Sequence[int],
+        pad_token_id: int,
+        max_rows: int = 1024,
+        config: PretrainedConfig | None = None,
+    ) -> None:
         """Name the tokens that end a response, the padding, and how many responses decode at a time.
 
-        `max_rows` bounds the key-value cache: it changes memory and speed and, rounding aside, no token.
+        `max_rows` bounds the key-value cache: it changes memory and speed and, rounding aside, no token. With a
+        transformers `config` the sampler builds a model of its own, float32 and on the GPU if there is one, for
+        weights that it will `receive`.
         """
         if max_rows < 1:
             raise ValueError(f"max_rows is {max_rows}: let at least 1 response decode at a time.")
@@ -47,7 +55,8 @@ class TransformersSampler:
         self.max_rows = max_rows
         self.last_sync: SyncReport | None = None
         self._policy: nn.Module | None = None
-        self._replica: nn.Module | None = None
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._replica = None if config is None else _model(config, torch.float32, device)
 
     def sync(self, policy: nn.Module) -> SyncReport:
         """Sample from this very module from now on, so that later updates need no copy.
@@ -55,19 +64,33 @@ class TransformersSampler:
         A sharded policy (FSDP2, tensor parallel) is copied whole instead: its forward pass is collective, and ranks
         whose responses end at different lengths would wait for each other for ever.
         """
-        start = time.perf_counter()
-        sent: dict[str, int] = {}
         if any(isinstance(weight, DTensor) for weight in policy.parameters()):
-            whole = {name: weight for name, weight in policy_weights(policy)}
-            sent = {name: weight.numel() * weight.element_size() for name, weight in whole.items()}
-            self._replica = self._replica or _unsharded_twin(policy)
-            self._replica.load_state_dict(whole)
-        self._policy = self._replica or policy
-        self.last_sync = SyncReport(time.perf_counter() - start, sum(sent.values()), tuple(sent), missing=())
+            self._replica = self._replica or _twin(policy)
+            return self.receive(policy_weights(policy))
+        self._policy = policy
+        self.last_sync = SyncReport(seconds=0.0, num_bytes=0, sent=(), missing=())
+        return self.last_sync
+
+    def receive(self, weights: Iterable[tuple[str, Tensor]], due: Collection[str] | None = None) -> SyncReport:
+        """Copy (Hugging Face name, whole tensor) pairs into a model of our own and sample from it.
+
+        The report's `missing` is what of `due` (all by default) did not come.
+        """
+        assert self._replica is not None, "build the sampler with a config, or sync a sharded policy"
+        start = time.perf_counter()
+        state, sent = self._replica.state_dict(), dict[str, int]()
+        for name, weight in weights:
+            state[name].copy_(weight)
+            sent[name] = weight.numel() * weight.element_size()
+        missing = tuple(name for name in (state if due is None else due) if name not in sent)
+        self._policy = self._replica
+        self.last_sync = SyncReport(time.perf_counter() - start, sum(sent.values()), tuple(sent), missing)
         return self.last_sync
 
     @torch.no_grad()
-    def generate(self, prompts: Prompts, settings: SamplingSettings, seed: int) -> Completions:
+    def generate(
+        self, prompts: Prompts, settings: SamplingSettings, seed: int, on_group: OnGroup | None = None
+    ) -> Completions:
         """Sample as `Sampler.generate` describes. Raises `ValueError` before the first `sync`."""
         policy = self._require_policy()
         device = next(policy.parameters()).device
@@ -82,6 +105,7 @@ class TransformersSampler:
                     prompts.lengths[first : first + stride].to(device),
                     settings,
                     noise[first * group : (first + stride) * group].to(device),
+                    None if on_group is None else _from(first, on_group),
                 )
                 for first in range(0, num_prompts, stride)
             ]
@@ -113,7 +137,13 @@ class TransformersSampler:
         return self._policy
 
     def _decode(
-        self, policy: nn.Module, ids: Tensor, prompt_lengths: Tensor, settings: SamplingSettings, noise: Tensor
+        self,
+        policy: nn.Module,
+        ids: Tensor,
+        prompt_lengths: Tensor,
+        settings: SamplingSettings,
+        noise: Tensor,
+        on_group: OnGroup | None,
     ) -> Completions:
         """Decode prompts [b, P] into b·G rows padded to `max_tokens`, with noise [b·G, max_tokens] in [0, 1)."""
         num_rows, max_tokens = noise.shape
@@ -122,6 +152,8 @@ class TransformersSampler:
         out_logprobs = torch.zeros(num_rows, max_tokens, device=ids.device)
         lengths = ids.new_full((num_rows,), max_tokens)
         truncated = torch.ones(num_rows, dtype=torch.bool, device=ids.device)
+        result = Completions(out_ids, lengths, truncated, out_logprobs)
+        listener = None if on_group is None else GroupListener(on_group, result, settings.num_samples)
 
         rows = RunningRows.prefill(policy, ids, prompt_lengths)
         running = torch.arange(num_rows, device=ids.device)  # the output row that each row of the cache belongs to
@@ -137,15 +169,28 @@ class TransformersSampler:
                 keep = (~ended).nonzero()[:, 0]
                 running, token = running[keep], token[keep]
                 rows.select(keep)
+                if listener is not None:
+                    listener.still_running(running)
             if len(running) == 0 or step + 1 == max_tokens:
                 break
             rows.advance(token)
-        return Completions(out_ids, lengths, truncated, out_logprobs)
+        if listener is not None:
+            listener.still_running(running[:0])
+        return result
 
 
-def _unsharded_twin(policy: nn.Module) -> nn.Module:
+def _from(first: int, on_group: OnGroup) -> OnGroup:
+    """Let groups 0, 1, … be heard as `first`, `first` + 1, …"""
+    return lambda number, group: on_group(first + number, group)
+
+
+def _twin(policy: nn.Module) -> nn.Module:
     """Build a model of the same configuration, type and device, with weights still to be loaded."""
     weight = next(policy.parameters())
+    return _model(base_model(policy).config, weight.dtype, weight.device)
+
+
+def _model(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> nn.Module:
     with preserved_torch_rng():
-        twin: nn.Module = AutoModelForCausalLM.from_config(base_model(policy).config, dtype=weight.dtype)
-    return twin.to(weight.device).eval().requires_grad_(False)
+        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model.to(device).eval().requires_grad_(False)

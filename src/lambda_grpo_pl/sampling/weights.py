@@ -54,6 +54,11 @@ def weight_names(policy: nn.Module, changed_only: bool = False) -> list[str]:
     return [_hugging_face_name(name) for name in _selected(policy, changed_only)]
 
 
+def weight_layout(policy: nn.Module) -> list[tuple[str, torch.Size, torch.dtype]]:
+    """Return name, whole shape and type of each tensor that `policy_weights` yields, without gathering one."""
+    return [(_hugging_face_name(name), tensor.shape, tensor.dtype) for name, tensor in _selected(policy, False).items()]
+
+
 def _selected(policy: nn.Module, changed_only: bool) -> dict[str, Tensor]:
     """Return the state without adapters, by plain name."""
     model = base_model(policy)

@@ -1,0 +1,42 @@
+"""What it takes to build a sampler, in this process or in one of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PretrainedConfig
+
+from lambda_grpo_pl.sampling.protocol import Sampler
+from lambda_grpo_pl.sampling.transformers_sampler import TransformersSampler
+from lambda_grpo_pl.sampling.vllm_engine import VllmSettings
+from lambda_grpo_pl.sampling.vllm_sampler import VllmSampler
+
+SamplerName = Literal["auto", "vllm", "transformers"]
+
+
+@dataclass(kw_only=True)
+class SamplerRecipe:
+    """Picklable, and without a weight."""
+
+    name: SamplerName
+    """`auto` is vLLM where it is installed."""
+    config: PretrainedConfig
+    """The policy's."""
+    eos_token_ids: tuple[int, ...]
+    """What ends a response."""
+    pad_token_id: int
+    """What fills rows up."""
+    engine: VllmSettings
+    """Read by vLLM alone."""
+
+    def build(self, with_model: bool = False) -> Sampler:
+        """Return the sampler; `with_model` gives the transformers sampler a model of its own to receive weights in.
+
+        Raises `ValueError` if vLLM is asked for and cannot run.
+        """
+        if self.name == "transformers" or (self.name == "auto" and importlib.util.find_spec("vllm") is None):
+            config = self.config if with_model else None
+            return TransformersSampler(self.eos_token_ids, self.pad_token_id, config=config)
+        return VllmSampler(self.config, self.eos_token_ids, self.pad_token_id, self.engine)

@@ -1,0 +1,141 @@
+"""A sampler in a process of its own: the same samples, at the same time as something else, and loud when it ends."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from lambda_grpo_pl.sampling import (
+    SamplerProcess,
+    SamplerRecipe,
+    SamplingSettings,
+    TransformersSampler,
+    VllmSettings,
+    check_sync,
+    policy_weights,
+    probe_sequences,
+)
+
+from .parts import EOS, PAD, VOCAB, check_groups_are_heard, random_prompts, tiny_policy
+
+SETTINGS = SamplingSettings(max_tokens=24, num_samples=2)
+SEQUENCES = probe_sequences(VOCAB)
+
+
+def recipe(name: str, policy: nn.Module) -> SamplerRecipe:
+    engine = VllmSettings(max_model_len=64, kv_cache_gib=0.125)
+    return SamplerRecipe(name=name, config=policy.config, eos_token_ids=(EOS, 2, 3), pad_token_id=PAD, engine=engine)
+
+
+@pytest.fixture(scope="module", params=["transformers", "vllm"])
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def policy() -> nn.Module:
+    return tiny_policy(tied=True, seed=3)
+
+
+@pytest.fixture(scope="module")
+def process(name: str, policy: nn.Module) -> Iterator[SamplerProcess]:
+    sampler = SamplerProcess(recipe(name, policy))
+    yield sampler
+    sampler.close()
+
+
+def test_it_samples_what_the_same_sampler_samples_here(process, policy, name):
+    """Through three syncs with weights that change in between, the self-test included."""
+    prompts = random_prompts([3, 9, 5, 7])
+    here = recipe(name, policy).build(with_model=True)
+    own = TransformersSampler([EOS], PAD)
+    own.sync(policy)
+    for _ in range(3):
+        with torch.no_grad():
+            for weight in policy.parameters():
+                weight.add_(0.05 * torch.randn_like(weight))
+        report = process.sync(policy)
+        here.receive(policy_weights(policy))
+        assert set(report.sent) == set(policy.state_dict())
+        assert report.missing == ()
+        assert report.num_bytes == sum(weight.nbytes for weight in policy.state_dict().values())
+        assert check_sync(process, own.probe, SEQUENCES, tolerance=1e-4) < 1e-4
+        assert process.probe(SEQUENCES) == here.probe(SEQUENCES)
+        theirs, ours = process.generate(prompts, SETTINGS, 5), here.generate(prompts, SETTINGS, 5)
+        assert all(torch.equal(a, b) for a, b in zip(theirs, ours, strict=True))
+    here.close()
+
+
+def test_groups_are_heard_as_they_end(process, policy):
+    process.sync(policy)
+    check_groups_are_heard(process, random_prompts([3, 9, 5, 7]), SETTINGS)
+
+
+def test_the_trainer_goes_on_while_it_samples(process, policy):
+    """The caller has the future while the listener still waits for the caller; random states stay apart."""
+    process.sync(policy)
+    may_go_on, state = threading.Event(), torch.get_rng_state()
+
+    def wait(number, group):
+        assert may_go_on.wait(60)
+
+    future = process.begin(random_prompts([3, 9, 5, 7]), SETTINGS, 5, wait)
+    assert not future.done()
+    may_go_on.set()
+    assert len(future.result(60).lengths) == 8
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_sync_meets_no_running_generation(process, policy):
+    """What was begun before new weights were written is sampled with the old ones."""
+    prompts = random_prompts([3, 9, 5, 7])
+    process.sync(policy)
+    expected = process.generate(prompts, SETTINGS, 5)
+    future = process.begin(prompts, SETTINGS, 5)
+    with torch.no_grad():
+        next(policy.parameters()).add_(1.0)
+    process.sync(policy)
+    assert all(torch.equal(a, b) for a, b in zip(expected, future.result(60), strict=True))
+    after = process.generate(prompts, SETTINGS, 5)
+    assert after.ids.shape != expected.ids.shape or not torch.equal(after.ids, expected.ids)
+
+
+def test_its_errors_are_the_callers(process, policy, name):
+    process.sync(policy)
+    prompts = random_prompts([3, 9])
+    if name == "vllm":
+        with pytest.raises(ValueError, match="raise max_model_len"):
+            process.generate(prompts, SamplingSettings(max_tokens=60), 0)
+
+    def fail(number, group):
+        raise KeyError(number)
+
+    with pytest.raises(KeyError):
+        process.generate(prompts, SETTINGS, 0, fail)
+    assert len(process.generate(prompts, SETTINGS, 0).lengths) == 4
+
+
+def test_a_sampler_that_cannot_be_built_is_refused_in_words():
+    policy = tiny_policy(tied=True)
+    policy.config.num_attention_heads = 4
+    with pytest.raises(ValueError, match="multiple of 32"):
+        SamplerProcess(recipe("vllm", policy))
+
+
+def test_a_process_that_is_killed_says_so():
+    policy = tiny_policy(tied=True)
+    sampler = SamplerProcess(recipe("transformers", policy))
+    sampler.sync(policy)
+    os.kill(sampler._process.pid, signal.SIGSTOP)
+    future = sampler.begin(random_prompts([3]), SETTINGS, 0)
+    os.kill(sampler._process.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"process was killed by signal 9.*short of memory"):
+        future.result(60)
+    with pytest.raises(RuntimeError, match="was killed by signal 9"):
+        sampler.probe(SEQUENCES)
+    sampler.close()
+    sampler.close()
