@@ -21,6 +21,7 @@ from lambda_grpo_pl.callbacks import (
     DynamicSampling,
     HeldoutRollout,
     HuggingFaceExport,
+    OneStepOff,
     PhaseTimer,
     PredictionWriter,
     PreferenceMonitor,
@@ -41,13 +42,15 @@ DEBUG_VARIABLE = "LAMBDA_GRPO_DEBUG"
 BAD_INPUT = (ValueError, OSError, MisconfigurationException)
 """What a user can bring about: settings that don't fit, and files or hub names that aren't there."""
 
-# In hook order: sample, score, refill, hold out; then what only reads. The summary reads what the timer counted.
+# In hook order: sample, score, refill, hold out, begin the next rollout; then what only reads. The summary reads what
+# the timer counted.
 SECTIONS = {
     "evaluation": BenchmarkEvaluation,
     "rollout": RolloutCallback,
     "reward": RewardCallback,
     "dynamic_sampling": DynamicSampling,
     "heldout": HeldoutRollout,
+    "one_step_off": OneStepOff,
     "monitor": PreferenceMonitor,
     "table": CompletionsTable,
     "predictions": PredictionWriter,

@@ -62,8 +62,13 @@ def test_every_method_runs_on_jsonl_questions(policy: Path, tmp_path: Path, meth
     assert (tmp_path / "run.png").exists()
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(policy: Path, tmp_path: Path) -> None:
-    """Weights, λ, both optimizers, the data's position and the sampling seeds come back exactly."""
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--one_step_off.enabled=true", "--model.objective.surrogate.is_correction=truncate"]],
+    ids=["on-policy", "one step off"],
+)
+def test_a_resumed_run_is_the_uninterrupted_one(policy: Path, tmp_path: Path, options: list[str]) -> None:
+    """Weights, λ, both optimizers, the data's position, the sampling seeds and rollouts sampled ahead come back."""
     common = [
         "--trainer.val_check_interval=1000",
         "--reward.functions=[{name: tests.integration.runs.digit_share}]",
@@ -71,6 +76,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(policy: Path, tmp_path: Path) ->
         "--model.preference.contextual=true",
         "--model.preference.lr=5.0",
         "--model.optimizer.warmup_steps=3",
+        *options,
     ]
     whole = run(
         "fit",

@@ -4,6 +4,7 @@ from lambda_grpo_pl.callbacks.asking import EvaluationSettings
 from lambda_grpo_pl.callbacks.evaluation import BenchmarkEvaluation
 from lambda_grpo_pl.callbacks.export import HuggingFaceExport
 from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
+from lambda_grpo_pl.callbacks.one_step_off import OneStepOff
 from lambda_grpo_pl.callbacks.plan import StartupPlan
 from lambda_grpo_pl.callbacks.predictions import PredictionWriter
 from lambda_grpo_pl.callbacks.progress import RolloutProgressBar
@@ -21,6 +22,7 @@ __all__ = [
     "EvaluationSettings",
     "HeldoutRollout",
     "HuggingFaceExport",
+    "OneStepOff",
     "PhaseTimer",
     "PredictionWriter",
     "PreferenceMonitor",

@@ -51,6 +51,7 @@ def describe_plan(trainer: Any, module: Any, data: Any, rollout: Any) -> list[tu
             f"{responses // updates.num_minibatches} responses each; {trainer.max_steps} in all",
         ),
         ("tokens", f"at most {limit} a response, {responses * limit:,} a step; {budget:,} a micro-batch"),
+        ("rollouts", _rollouts(rollout, module)),
         ("objective", _objective(module)),
         ("parameters", f"{trainable:,} trainable of {num_parameters:,}, and {_num_preference(module)} for λ"),
         (
@@ -59,6 +60,16 @@ def describe_plan(trainer: Any, module: Any, data: Any, rollout: Any) -> list[tu
             "activations aside",
         ),
     ]
+
+
+def _rollouts(rollout: Any, module: Any) -> str:
+    surrogate = module.objective.surrogate
+    if rollout.own_process is None:
+        return f"on-policy, sampler {rollout.sampler_name} in this process"
+    return (
+        f"one step ahead, sampler {rollout.sampler_name} in a process of its own; importance weights "
+        f"{surrogate.is_correction} at {surrogate.is_cap:g}"
+    )
 
 
 def _objective(module: Any) -> str:

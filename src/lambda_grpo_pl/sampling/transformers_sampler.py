@@ -191,6 +191,7 @@ def _twin(policy: nn.Module) -> nn.Module:
 
 
 def _model(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """Build a model with torch's own attention: the policy's may be one that only the trainer knows."""
     with preserved_torch_rng():
-        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     return model.to(device).eval().requires_grad_(False)

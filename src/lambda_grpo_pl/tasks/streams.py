@@ -63,13 +63,19 @@ class PromptStream:
         self.reader, self.shuffle = reader, shuffle
         self._seed = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "big")
         self._rows, self._position = self._endless(), 0
+        self._last: tuple[int, list[EncodedPrompt]] = 0, []
 
     def take(self, start: int, count: int) -> list[EncodedPrompt]:
-        """Return rows start … start + count - 1; going back starts over, going ahead reads what lies between."""
+        """Return rows start … start + count - 1; going ahead reads what lies between, going back starts over.
+
+        What was taken last can be taken again at no cost.
+        """
+        if (start, count) == (self._last[0], len(self._last[1])):
+            return self._last[1]
         if start < self._position:
             self._rows, self._position = self._endless(), 0
         taken = list(islice(self._rows, start - self._position, start - self._position + count))
-        self._position = start + count
+        self._position, self._last = start + count, (start, taken)
         return taken
 
     def _endless(self) -> Iterator[EncodedPrompt]:
