@@ -71,6 +71,31 @@ def test_every_rollout_but_the_first_is_of_the_policy_one_step_before(policy: Pa
     assert all(logged["sampler/importance_weight"] != 1.0 for logged in witness.logged[1:])
 
 
+def test_vllm_samples_ahead_and_gets_adapters_alone(policy: Path, tmp_path: Path) -> None:
+    """Real vLLM in a process of its own; the self-test proves after each sync that the adapters arrived."""
+    cli = run(
+        "fit",
+        policy,
+        tmp_path,
+        *OPTIONS,
+        *AHEAD,
+        WITNESS,
+        "--rollout.sampler=vllm",
+        "--rollout.engine.max_model_len=64",
+        "--rollout.engine.kv_cache_gib=0.125",
+        "--rollout.engine.lora_adapters=true",
+        "--model.policy.lora.rank=4",
+    )
+    witness = next(callback for callback in cli.trainer.callbacks if type(callback).__name__ == "Witness")
+    sent = witness.sampler.last_sync.sent
+    assert sent
+    assert all(".lora_" in name for name in sent)
+    assert max(logged["sampler/sync_gap"] for logged in witness.logged) < 1e-4
+    assert [logged["sampler/staleness"] for logged in witness.logged] == [0, 1, 1, 1]
+    moved = [witness.weights[step]["model.layers.0.self_attn.q_proj.weight"] for step in (0, -1)]
+    assert not torch.equal(*moved)
+
+
 def test_rewards_rise_all_the_same(policy: Path, tmp_path: Path) -> None:
     cli = run(
         "fit",

@@ -13,16 +13,19 @@ from transformers import Qwen2Config
 
 import lambda_grpo_pl.sampling.vllm_sampler as vllm_sampler
 from lambda_grpo_pl.sampling import (
+    AdapterPlan,
     SamplingSettings,
     SyncError,
     TransformersSampler,
     VllmSampler,
     VllmSettings,
     check_sync,
+    plan_adapters,
     policy_weights,
     probe_sequences,
 )
 from lambda_grpo_pl.sampling.decoding import processed_logprobs
+from lambda_grpo_pl.sampling.vllm_lora import engine_arguments
 
 from .parts import EOS, PAD, VOCAB, check_groups_are_heard, random_prompts, tiny_policy
 
@@ -96,8 +99,8 @@ def test_a_tensor_that_is_not_sent_is_found_and_named(engine, trained, monkeypat
     engine.sync(trained)
     step_randomly(trained)
 
-    def leaky(policy, changed_only):
-        return ((name, weight) for name, weight in policy_weights(policy, changed_only) if name != skipped)
+    def leaky(policy, *how):
+        return ((name, weight) for name, weight in policy_weights(policy, *how) if name != skipped)
 
     monkeypatch.setattr(vllm_sampler, "policy_weights", leaky)
     assert engine.sync(trained).missing == (skipped,)
@@ -210,6 +213,69 @@ def test_lora_is_merged_on_the_way_and_only_adapted_modules_travel(engine, train
         for name, weight in wrapped.get_base_model().state_dict().items()
         if "lora_" not in name
     )
+
+
+@pytest.fixture(scope="module")
+def adapter_engine(tied: bool) -> Iterator[VllmSampler]:
+    wrapped = all_linear(tiny_policy(tied))
+    config = wrapped.get_base_model().config
+    config.max_position_embeddings = 160
+    settings = VllmSettings(max_model_len=160, kv_cache_gib=0.125)
+    sampler = VllmSampler(config, [EOS, 2, 3], PAD, settings, plan_adapters(wrapped))
+    yield sampler
+    sampler.close()
+
+
+def all_linear(policy: nn.Module) -> nn.Module:
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = LoraConfig(
+        r=5, lora_alpha=15, target_modules=targets, init_lora_weights=False, alpha_pattern={"o_proj": 4}
+    )
+    return get_peft_model(policy, config)
+
+
+def test_adapters_travel_by_themselves(adapter_engine, trained):
+    """Base weights once, then A and B; a second policy sends its own base; a prompt beyond a cache block (128) too."""
+    long_prompt, settings = random_prompts([130]), SamplingSettings(max_tokens=8, num_samples=2)
+    for policy in (all_linear(trained), all_linear(tiny_policy(trained.config.tie_word_embeddings, seed=8))):
+        before = copy.deepcopy(policy.state_dict())
+        for round_ in range(3):
+            report = adapter_engine.sync(policy)
+            assert report.missing == ()
+            adapters = {name for name in report.sent if ".lora_" in name}
+            assert len(adapters) == 2 * 7 * 2
+            assert (set(report.sent) == adapters) == (round_ > 0)
+            assert check_sync(adapter_engine, scorer(policy).probe, SEQUENCES, tolerance=1e-4) < 1e-4
+            completions = adapter_engine.generate(long_prompt, settings, seed=round_)
+            for row, length in enumerate(completions.lengths.tolist()):
+                with torch.no_grad():
+                    ids = torch.tensor([long_prompt.tokens(0) + completions.tokens(row)])
+                    logprobs = policy(input_ids=ids).logits[0, 129:-1].log_softmax(-1)
+                expected = logprobs.gather(1, completions.ids[row, :length, None])[:, 0]
+                torch.testing.assert_close(completions.logprobs[row, :length], expected, atol=1e-4, rtol=0)
+            assert all(torch.equal(policy.state_dict()[name], weight) for name, weight in before.items())
+            step_randomly(policy)
+            before = copy.deepcopy(policy.state_dict())
+
+
+def test_an_adapter_that_was_not_sent_is_found(adapter_engine, trained):
+    wrapped = all_linear(trained)
+    adapter_engine.sync(wrapped)
+    step_randomly(wrapped)
+    with pytest.raises(SyncError):
+        check_sync(adapter_engine, scorer(wrapped).probe, SEQUENCES, tolerance=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("plan", "version", "message"),
+    [
+        (AdapterPlan(600, ("q_proj",)), "0.32.0", "takes at most 512"),
+        (AdapterPlan(8, ("q_proj",)), "0.31.2", r"wants vLLM 0\.32"),
+    ],
+)
+def test_adapters_that_vllm_cannot_take_are_refused(plan, version, message):
+    with pytest.raises(ValueError, match=message):
+        engine_arguments(plan, version)
 
 
 def test_prompts_that_do_not_fit_are_refused_in_words(engine, trained):

@@ -5,8 +5,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from lambda_grpo_pl.sampling import policy_weights
-from lambda_grpo_pl.sampling.weights import weight_names
+from lambda_grpo_pl.sampling import AdapterPlan, plan_adapters, policy_weights
+from lambda_grpo_pl.sampling.weights import weight_layout, weight_names
 
 from .parts import tiny_policy
 
@@ -41,6 +41,47 @@ def test_adapters_are_merged_as_peft_merges_them(policy, rank_stabilised):
     assert weights.keys() == merged.keys()
     for name, weight in weights.items():
         torch.testing.assert_close(weight, merged[name], atol=1e-6, rtol=0)
+
+
+def test_adapters_by_themselves_rebuild_the_merged_weights(policy):
+    """B comes scaled; once the base has been sent, A and B are all that travels, and nothing aliases B."""
+    wrapped = adapted(policy, lora_alpha=12, rank_pattern={"down_proj": 2}, alpha_pattern={"down_proj": 3})
+    pairs = dict(policy_weights(wrapped, merge=False))
+    assert [name for name, *_ in weight_layout(wrapped, merge=False)] == list(pairs)
+    assert all(
+        (pairs[name].shape, pairs[name].dtype) == (shape, dtype)
+        for name, shape, dtype in weight_layout(wrapped, merge=False)
+    )
+    merged = dict(policy_weights(wrapped))
+    changed = dict(policy_weights(wrapped, changed_only=True, merge=False))
+    assert set(changed) == set(pairs) - set(merged) == set(weight_names(wrapped, changed_only=True, merge=False))
+    assert len(changed) == 2 * 2 * 2  # layers × adapted modules × (A, B)
+    for name, weight in merged.items():
+        layer = name.removesuffix(".weight")
+        if f"{layer}.lora_A.weight" in changed:
+            pairs[name] = pairs[name] + changed[f"{layer}.lora_B.weight"] @ changed[f"{layer}.lora_A.weight"]
+        torch.testing.assert_close(pairs[name], weight, atol=1e-6, rtol=0)
+    assert plan_adapters(wrapped) == AdapterPlan(rank=4, targets=("down_proj", "q_proj"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_dora": True}, "use_dora=False"),
+        ({"modules_to_save": ["lm_head"]}, "lm_head.* trains too"),
+        ({"bias": "lora_only"}, "bias trains too"),
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens.* trains too"),
+        ({"target_modules": ["lm_head", "q_proj"]}, "lm_head is adapted"),
+    ],
+)
+def test_what_vllm_would_not_be_sent_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan_adapters(adapted(tiny_policy(tied=False), **changes))
+
+
+def test_a_policy_without_adapters_has_none_to_send(policy):
+    with pytest.raises(ValueError, match=r"set policy\.lora"):
+        plan_adapters(policy)
 
 
 def test_adapters_that_are_off_or_merged_already_add_nothing(policy):

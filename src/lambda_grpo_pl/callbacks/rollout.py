@@ -24,6 +24,7 @@ from lambda_grpo_pl.sampling import (
     SamplingSettings,
     VllmSettings,
     check_sync,
+    plan_adapters,
     probe_sequences,
 )
 
@@ -193,6 +194,7 @@ class RolloutCallback(L.Callback):
             eos_token_ids=(tokenizer.eos_token_id,),
             pad_token_id=tokenizer.pad_token_id,
             engine=self.engine,
+            adapters=plan_adapters(pl_module.policy.model) if self.engine.lora_adapters else None,
         )
         return recipe.build() if self.own_process is None else SamplerProcess(recipe, *self.own_process)
 

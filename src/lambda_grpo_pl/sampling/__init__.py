@@ -1,5 +1,6 @@
 """Samplers: prompts → completions, with the weights of the last sync. vLLM is imported when its sampler is built."""
 
+from lambda_grpo_pl.sampling.adapters import AdapterPlan, plan_adapters
 from lambda_grpo_pl.sampling.process import SamplerProcess
 from lambda_grpo_pl.sampling.protocol import OnGroup, Sampler, SamplingSettings, SyncReport
 from lambda_grpo_pl.sampling.recipe import SamplerName, SamplerRecipe
@@ -11,6 +12,7 @@ from lambda_grpo_pl.sampling.vllm_support import installed_vllm, require_vllm
 from lambda_grpo_pl.sampling.weights import policy_weights
 
 __all__ = [
+    "AdapterPlan",
     "OnGroup",
     "Sampler",
     "SamplerName",
@@ -24,6 +26,7 @@ __all__ = [
     "VllmSettings",
     "check_sync",
     "installed_vllm",
+    "plan_adapters",
     "policy_weights",
     "probe_sequences",
     "require_vllm",

@@ -64,6 +64,7 @@ class SamplerProcess:
             ValueError: If the sampler cannot be built, as `SamplerRecipe.build`.
         """
         self.last_sync: SyncReport | None = None
+        self._merge = recipe.merges
         self._memory = open_memory()
         self._weights: dict[str, Tensor] = {}
         self._source: nn.Module | None = None
@@ -87,16 +88,16 @@ class SamplerProcess:
             raise
 
     def sync(self, policy: nn.Module) -> SyncReport:
-        """Write the weights, from a policy's second sync on only what trains, and have them read."""
+        """Write the weights, from a policy's second sync on only what changed, and have them read."""
         start = time.perf_counter()
         changed_only = policy is self._source
         if not changed_only:
-            slots = plan_slots(weight_layout(policy))
+            slots = plan_slots(weight_layout(policy, merge=self._merge))
             self._weights = map_slots(self._memory, slots)
             self._ask("map", slots).result()
-        due = weight_names(policy, changed_only=True) if changed_only else None
+        due = weight_names(policy, changed_only, self._merge) if changed_only else None
         sent = []
-        for name, weight in policy_weights(policy, changed_only):
+        for name, weight in policy_weights(policy, changed_only, self._merge):
             self._weights[name].copy_(weight)
             sent.append(name)
         report: SyncReport = self._ask("load", sent, due).result()

@@ -8,6 +8,7 @@ from typing import Literal
 
 from transformers import PretrainedConfig
 
+from lambda_grpo_pl.sampling.adapters import AdapterPlan
 from lambda_grpo_pl.sampling.protocol import Sampler
 from lambda_grpo_pl.sampling.transformers_sampler import TransformersSampler
 from lambda_grpo_pl.sampling.vllm_engine import VllmSettings
@@ -30,13 +31,25 @@ class SamplerRecipe:
     """What fills rows up."""
     engine: VllmSettings
     """Read by vLLM alone."""
+    adapters: AdapterPlan | None = None
+    """Send a LoRA policy's adapters by themselves; read by vLLM alone."""
+
+    @property
+    def uses_vllm(self) -> bool:
+        """Whether vLLM samples."""
+        return self.name == "vllm" or (self.name == "auto" and importlib.util.find_spec("vllm") is not None)
+
+    @property
+    def merges(self) -> bool:
+        """Whether the sampler wants adapters merged into the weights."""
+        return self.adapters is None or not self.uses_vllm
 
     def build(self, with_model: bool = False) -> Sampler:
         """Return the sampler; `with_model` gives the transformers sampler a model of its own to receive weights in.
 
         Raises `ValueError` if vLLM is asked for and cannot run.
         """
-        if self.name == "transformers" or (self.name == "auto" and importlib.util.find_spec("vllm") is None):
-            config = self.config if with_model else None
-            return TransformersSampler(self.eos_token_ids, self.pad_token_id, config=config)
-        return VllmSampler(self.config, self.eos_token_ids, self.pad_token_id, self.engine)
+        if self.uses_vllm:
+            return VllmSampler(self.config, self.eos_token_ids, self.pad_token_id, self.engine, self.adapters)
+        config = self.config if with_model else None
+        return TransformersSampler(self.eos_token_ids, self.pad_token_id, config=config)

@@ -11,13 +11,16 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lambda_grpo_pl.sampling import vllm_lora
+from lambda_grpo_pl.sampling.adapters import AdapterPlan, is_adapter
 from lambda_grpo_pl.sampling.protocol import SamplingSettings
-from lambda_grpo_pl.sampling.vllm_support import import_vllm, process_unchanged
+from lambda_grpo_pl.sampling.vllm_support import import_vllm, installed_vllm, process_unchanged
 
 
 @dataclass(kw_only=True)
@@ -36,6 +39,10 @@ class VllmSettings:
     """Memory of the key-value cache; by default 1 GiB on CPUs and what `gpu_memory_utilization` leaves on GPUs."""
     gpu_memory_utilization: float = 0.3
     """Share of a GPU's memory that the engine takes, weights included; the rest is for training."""
+    lora_adapters: bool = False
+    """Send LoRA adapters by themselves, and let the engine multiply by them at every token, instead of merging them
+    into its weights. A sync is then much shorter and nothing is rounded into a bfloat16 weight; on CPUs sampling takes
+    twice as long."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16", "float16"):
@@ -47,8 +54,16 @@ class VllmSettings:
 class VllmEngine:
     """vLLM with weights that come later, by `load`."""
 
-    def __init__(self, config: Any, stop_token_ids: Sequence[int], settings: VllmSettings) -> None:
+    def __init__(
+        self,
+        config: Any,
+        stop_token_ids: Sequence[int],
+        settings: VllmSettings,
+        adapters: AdapterPlan | None = None,
+    ) -> None:
         """Build the engine for the transformers configuration `config`; its weights are random.
+
+        With `adapters` it takes LoRA adapters beside weights.
 
         Raises:
             ValueError: If vLLM is absent or out of range, or cannot run this model on this device.
@@ -57,6 +72,7 @@ class VllmEngine:
         self.stop_token_ids = list(stop_token_ids)
         self.max_model_len = min(settings.max_model_len, config.max_position_embeddings)
         self._shares_process_group = torch.distributed.is_initialized()
+        self._adapter: Any = None
         with process_unchanged(), tempfile.TemporaryDirectory() as folder:
             self._vllm = import_vllm()
             config.save_pretrained(folder)
@@ -76,14 +92,21 @@ class VllmEngine:
                 gpu_memory_utilization=settings.gpu_memory_utilization,
                 distributed_executor_backend=_executor_backend(),
                 seed=0,
+                **vllm_lora.engine_arguments(adapters, installed_vllm()),
             )
         if self._shares_process_group:
             _keep_process_group(self._llm)
         self.weight_names: list[str] = self._llm.apply_model(_hugging_face_names)[0]
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over (Hugging Face name, whole tensor) pairs; what was cached under the old weights is dropped."""
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        """Take over (Hugging Face name, whole tensor) pairs, adapters last; what the old weights cached is dropped."""
+        adapter: dict[str, Tensor] = {}
+        base = _without_adapters(weights, adapter)
+        for first in base:  # reloading nothing would still drop the adapter
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": chain([first], base)})
+        if adapter:
+            vllm_lora.load_adapter(self._llm, adapter)
+            self._adapter = vllm_lora.request()
         self.forget_prompts()
 
     def forget_prompts(self) -> None:
@@ -138,7 +161,8 @@ class VllmEngine:
     def _run(self, prompts: Sequence[list[int]], params: Any) -> Iterator[tuple[int, Any]]:
         """Yield (prompt's number, vLLM's result) in the order in which requests end."""
         engine = self._llm.llm_engine
-        names = self._llm.enqueue([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
+        requests = [{"prompt_token_ids": ids} for ids in prompts]
+        names = self._llm.enqueue(requests, params, use_tqdm=False, lora_request=self._adapter)
         first = int(names[0].partition("-")[0])  # requests are numbered on; vLLM appends a random part of its own
         try:
             while engine.has_unfinished_requests():
@@ -147,6 +171,17 @@ class VllmEngine:
         finally:
             if engine.has_unfinished_requests():  # whoever listens has raised: the next call must not find the rest
                 engine.abort_request(names, internal=True)
+
+
+def _without_adapters(
+    weights: Iterable[tuple[str, Tensor]], adapter: dict[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield weights, and put what is an adapter's aside into `adapter`."""
+    for name, weight in weights:
+        if is_adapter(name):
+            adapter[name] = weight
+        else:
+            yield name, weight
 
 
 def _kv_cache_bytes(settings: VllmSettings) -> int | None:
@@ -186,6 +221,7 @@ def _hugging_face_names(model: nn.Module) -> list[str]:
     packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
     names = []
     for name, _ in model.named_parameters(remove_duplicate=False):
+        name = name.replace(".base_layer.", ".")  # how vLLM calls a layer that takes adapters
         parts = name.split(".")
         fused = next((part for part in parts if part in packed), None)
         names += [name] if fused is None else [name.replace(fused, part) for part in packed[fused]]

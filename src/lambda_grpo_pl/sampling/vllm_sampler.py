@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from lambda_grpo_pl.batch import Completions, Prompts
+from lambda_grpo_pl.sampling.adapters import AdapterPlan
 from lambda_grpo_pl.sampling.protocol import OnGroup, SamplingSettings, SyncReport
 from lambda_grpo_pl.sampling.rng import preserved_torch_rng
 from lambda_grpo_pl.sampling.vllm_engine import VllmEngine, VllmSettings
@@ -35,22 +36,32 @@ class VllmSampler:
         >>> completions = sampler.generate(prompts, SamplingSettings(max_tokens=64, num_samples=8), seed=0)
     """
 
-    def __init__(self, config: Any, eos_token_ids: Sequence[int], pad_token_id: int, settings: VllmSettings) -> None:
+    def __init__(
+        self,
+        config: Any,
+        eos_token_ids: Sequence[int],
+        pad_token_id: int,
+        settings: VllmSettings,
+        adapters: AdapterPlan | None = None,
+    ) -> None:
         """Build the engine for the transformers configuration `config`; its weights are random until the first `sync`.
+
+        With `adapters`, a LoRA policy's adapters are sent by themselves instead of merged.
 
         Raises:
             ValueError: If vLLM is absent or out of range, or cannot run this model on this device.
         """
         self.pad_token_id = pad_token_id
         self.last_sync: SyncReport | None = None
-        self._engine = VllmEngine(config, eos_token_ids, settings)
+        self._merge = adapters is None
+        self._engine = VllmEngine(config, eos_token_ids, settings, adapters)
         self._source: nn.Module | None = None
 
     def sync(self, policy: nn.Module) -> SyncReport:
-        """Copy the weights; from a policy's second sync on, only those of modules in which something trains."""
+        """Copy the weights; from a policy's second sync on, only what changed (see `policy_weights`)."""
         changed_only = policy is self._source
-        due = weight_names(policy, changed_only=True) if changed_only else None
-        report = self.receive(policy_weights(policy, changed_only), due)
+        due = weight_names(policy, changed_only, self._merge) if changed_only else None
+        report = self.receive(policy_weights(policy, changed_only, self._merge), due)
         self._source = policy
         return report
 

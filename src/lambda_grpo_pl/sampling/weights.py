@@ -1,22 +1,20 @@
 """The policy's weights as an engine wants them: whole tensors under Hugging Face names.
 
-Sharded tensors (FSDP2, tensor parallel) are gathered one at a time, LoRA adapters are merged on the fly, and wrappers
-leave no trace in the names. The policy itself is not touched.
+Sharded tensors (FSDP2, tensor parallel) are gathered one at a time, LoRA adapters are merged on the fly or sent by
+themselves (`adapters`), and wrappers leave no trace in the names. The policy itself is not touched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from lambda_grpo_pl.sampling.adapters import ADAPTER_PARTS, adapter_layout, adapter_tensors, merged, whole
 
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 """What torch.compile and activation checkpointing put into the names of parameters."""
-_ADAPTER_PARTS = ("lora_A", "lora_B", "lora_magnitude_vector", "original_module")
-"""Parts of names that hold an adapter, or the frozen original of a fully trained module."""
 
 
 def base_model(policy: nn.Module) -> nn.Module:
@@ -27,7 +25,7 @@ def base_model(policy: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def policy_weights(policy: nn.Module, changed_only: bool = False) -> Iterator[tuple[str, Tensor]]:
+def policy_weights(policy: nn.Module, changed_only: bool = False, merge: bool = True) -> Iterator[tuple[str, Tensor]]:
     """Yield (Hugging Face name, whole tensor) for each tensor of the policy's state.
 
     Tied tensors come under each of their names: vLLM packs `lm_head.weight` into a copy of its own on CPUs, which goes
@@ -37,39 +35,49 @@ def policy_weights(policy: nn.Module, changed_only: bool = False) -> Iterator[tu
         policy: A transformers model, plain, sharded or wrapped by peft (LoRA on linear layers).
         changed_only: Leave out modules in which nothing trains. Where one tensor of a module trains, its siblings come
             too, because engines fuse them (query, key and value; gate and up).
+        merge: Add adapters to the weights they adapt. Otherwise the adapters come by themselves, after the weights
+            (`adapter_tensors`), and are all that changes.
 
     Raises:
         ValueError: For adapters that are not a plain `base + scaling·B·A` on a linear layer.
     """
-    modules = {_plain(name): module for name, module in base_model(policy).named_modules()}
-    for name, tensor in _selected(policy, changed_only).items():
-        weight = _whole(tensor)
-        if name.endswith(".base_layer.weight"):
-            weight = _merged(weight, modules[name.removesuffix(".base_layer.weight")], name)
-        yield _hugging_face_name(name), weight
-
-
-def weight_names(policy: nn.Module, changed_only: bool = False) -> list[str]:
-    """Return the names that `policy_weights` yields, without gathering a tensor."""
-    return [_hugging_face_name(name) for name in _selected(policy, changed_only)]
-
-
-def weight_layout(policy: nn.Module) -> list[tuple[str, torch.Size, torch.dtype]]:
-    """Return name, whole shape and type of each tensor that `policy_weights` yields, without gathering one."""
-    return [(_hugging_face_name(name), tensor.shape, tensor.dtype) for name, tensor in _selected(policy, False).items()]
-
-
-def _selected(policy: nn.Module, changed_only: bool) -> dict[str, Tensor]:
-    """Return the state without adapters, by plain name."""
     model = base_model(policy)
+    modules = {_plain(name): module for name, module in model.named_modules()}
+    for name, tensor in _selected(model, changed_only, merge).items():
+        weight = whole(tensor)
+        if merge and name.endswith(".base_layer.weight"):
+            weight = merged(weight, modules[name.removesuffix(".base_layer.weight")], name)
+        yield _hugging_face_name(name), weight
+    if not merge:
+        yield from ((_plain(name), tensor) for name, tensor in adapter_tensors(model))
+
+
+def weight_names(policy: nn.Module, changed_only: bool = False, merge: bool = True) -> list[str]:
+    """Return the names that `policy_weights` yields, without gathering a tensor."""
+    return [name for name, _, _ in weight_layout(policy, changed_only, merge)]
+
+
+def weight_layout(
+    policy: nn.Module, changed_only: bool = False, merge: bool = True
+) -> list[tuple[str, torch.Size, torch.dtype]]:
+    """Return name, whole shape and type of each tensor that `policy_weights` yields, without gathering one."""
+    model = base_model(policy)
+    state = _selected(model, changed_only, merge)
+    layout = [(_hugging_face_name(name), tensor.shape, tensor.dtype) for name, tensor in state.items()]
+    return layout if merge else layout + [(_plain(name), shape, dtype) for name, shape, dtype in adapter_layout(model)]
+
+
+def _selected(model: nn.Module, changed_only: bool, merge: bool) -> dict[str, Tensor]:
+    """Return the state without adapters, by plain name; by themselves they leave nothing else that changes."""
+    if changed_only and not merge:
+        return {}
     state = {_plain(name): tensor for name, tensor in model.state_dict().items()}
     named = model.named_parameters(remove_duplicate=False)  # a tied head trains under both of its names
     trained = {_family(_plain(name)) for name, weight in named if weight.requires_grad}
     return {
         name: tensor
         for name, tensor in state.items()
-        if not any(part in _ADAPTER_PARTS for part in name.split("."))
-        and (not changed_only or _family(name) in trained)
+        if not any(part in ADAPTER_PARTS for part in name.split(".")) and (not changed_only or _family(name) in trained)
     }
 
 
@@ -90,25 +98,7 @@ def _family(name: str) -> str:
     """The module two levels above a tensor, `…layers.0.self_attn` for `…layers.0.self_attn.q_proj.lora_A.…`."""
     parts = name.split(".")
     for index, part in enumerate(parts):
-        if part in (*_ADAPTER_PARTS, "base_layer", "modules_to_save"):
+        if part in (*ADAPTER_PARTS, "base_layer", "modules_to_save"):
             parts = [*parts[:index], "weight"]
             break
     return ".".join(parts[:-2]) or parts[0]
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
-
-
-def _merged(weight: Tensor, layer: Any, name: str) -> Tensor:
-    """Return base + Σ scaling·B·A over the adapters of peft's `layer` in use, summed in float32."""
-    if layer.merged or layer.disable_adapters:
-        return weight
-    adapters = [adapter for adapter in layer.active_adapters if adapter in layer.lora_A]
-    if layer.fan_in_fan_out or any(adapter in layer.lora_magnitude_vector for adapter in adapters):
-        raise ValueError(f"The adapter on {name} is not a plain LoRA of a linear layer: train with use_dora=False.")
-    merged = weight.float()
-    for adapter in adapters:
-        down, up = _whole(layer.lora_A[adapter].weight), _whole(layer.lora_B[adapter].weight)
-        merged = merged + layer.scaling[adapter] * (up.float() @ down.float())
-    return merged.to(weight.dtype)
