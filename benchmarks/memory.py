@@ -2,10 +2,11 @@
 
     python benchmarks/memory.py [--repeats 2] [--threads 2] [--quick]
 
-`naive` keeps all logits and lets autograd differentiate; `fused` is `policy.head.fused_token_loss`. Each measurement is
-a process of its own: extra memory is the growth of its resident set's peak beyond hidden states, weight, and the two
-gradients that any way leaves behind (V × H for the weight, M × H for the hidden states). Time is the median of
-interleaved repeats.
+`naive` keeps all logits and lets autograd differentiate; `fused` is `policy.head.fused_token_loss`; `torch` is torch's
+own chunked `linear_cross_entropy`, which returns each token's log-probability (no entropy) and computes the logits
+again in its backward. Each measurement is a process of its own: extra memory is the growth of its resident set's peak
+beyond hidden states, weight, and the two gradients that any way leaves behind (V × H for the weight, M × H for the
+hidden states). Time is the median of interleaved repeats.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any, NamedTuple
 import torch
 from report import median_of_ratios, table, write
 from torch import Tensor
+from torch.nn import LinearCrossEntropyOptions
+from torch.nn.functional import linear_cross_entropy
 
 from lambda_grpo_pl.policy.head import Head, fused_token_loss
 
@@ -66,8 +69,8 @@ def main() -> None:
 
 
 def compare(case: Case, repeats: int, threads: int) -> dict[str, Any]:
-    """Naive and fused in turn, and their ratios."""
-    runs: dict[str, list[dict[str, float]]] = {"naive": [], "fused": []}
+    """All ways in turn, and their ratios to the naive one."""
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(repeats):
         for way, results in runs.items():
             results.append(_in_a_process(way, case, threads))
@@ -76,8 +79,8 @@ def compare(case: Case, repeats: int, threads: int) -> dict[str, Any]:
     return case._asdict() | {
         "seconds": {way: statistics.median(values) for way, values in seconds.items()},
         "extra_bytes": extra,
-        "time_ratio": median_of_ratios(seconds["fused"], seconds["naive"]),
-        "memory_ratio": extra["fused"] / extra["naive"],
+        "time_ratio": {way: median_of_ratios(seconds[way], seconds["naive"]) for way in WAYS if way != "naive"},
+        "memory_ratio": {way: extra[way] / extra["naive"] for way in WAYS if way != "naive"},
     }
 
 
@@ -92,9 +95,7 @@ def measure(way: str, case: Case, threads: int) -> dict[str, float]:
     _warm_up()
     before = _resident()
     start = time.perf_counter()
-    loss = (
-        naive(hidden, weight, labels, weights) if way == "naive" else fused(hidden, weight, labels, weights, case.chunk)
-    )
+    loss = WAYS[way](hidden, weight, labels, weights, case.chunk)
     loss.backward()
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -102,7 +103,7 @@ def measure(way: str, case: Case, threads: int) -> dict[str, float]:
     return {"seconds": seconds, "extra_bytes": peak - before - kept, "loss": loss.item()}
 
 
-def naive(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+def naive(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, chunk: int) -> Tensor:
     logprobs = (hidden @ weight.T).log_softmax(-1).gather(1, labels[:, None])[:, 0]
     return -(weights * (logprobs - logprobs.detach()).exp()).sum()
 
@@ -115,20 +116,32 @@ def fused(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, chunk
     return loss
 
 
+def torchs_own(hidden: Tensor, weight: Tensor, labels: Tensor, weights: Tensor, chunk: int) -> Tensor:
+    options = LinearCrossEntropyOptions(batch_chunk_size=chunk, chunking_method=None)
+    logprobs = -linear_cross_entropy(hidden, weight, labels, reduction="none", options=options)
+    return -(weights * (logprobs - logprobs.detach()).exp()).sum()
+
+
+WAYS = {"naive": naive, "fused": fused, "torch": torchs_own}
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     cells = [
         [
             row["num_tokens"],
             f"{row['vocabulary']:,}",
-            *(f"{row['extra_bytes'][way] / 2**30:.2f}" for way in ("naive", "fused")),
-            f"{row['memory_ratio']:.3f}",
-            *(f"{row['seconds'][way]:.2f}" for way in ("naive", "fused")),
-            f"{row['time_ratio']:.2f}",
+            *(f"{row['extra_bytes'][way] / 2**30:.2f}" for way in WAYS),
+            *(f"{ratio:.3f}" for ratio in row["memory_ratio"].values()),
+            *(f"{row['seconds'][way]:.2f}" for way in WAYS),
+            *(f"{ratio:.2f}" for ratio in row["time_ratio"].values()),
         ]
         for row in rows
     ]
-    table(["tokens", "V", "naive GiB", "fused GiB", "ratio", "naive s", "fused s", "ratio"], cells)
-    print("goals for the first row: " + ", ".join(f"{name} ≤ {goal:.2f} ×" for name, goal in GOALS.items()))
+    ratios = ("fused ×", "torch ×")
+    header = ["tokens", "V", *(f"{way} GiB" for way in WAYS), *ratios, *(f"{way} s" for way in WAYS), *ratios]
+    table(header, cells)
+    goals = ", ".join(f"{name} ≤ {goal:.2f} ×" for name, goal in GOALS.items())
+    print(f"goals for fused in the first row: {goals}")
 
 
 def _in_a_process(way: str, case: Case, threads: int) -> dict[str, float]:
@@ -142,8 +155,8 @@ def _warm_up() -> None:
     """Load the kernels of both ways, so that their code is not counted."""
     small = torch.randn(8, 16, requires_grad=True), torch.randn(32, 16, requires_grad=True)
     labels, weights = torch.arange(8), torch.ones(8)
-    naive(*small, labels, weights).backward()
-    fused(*small, labels, weights, 4).backward()
+    for way in WAYS.values():
+        way(*small, labels, weights, 4).backward()
 
 
 def _resident() -> int:

@@ -2,9 +2,10 @@
 
     python benchmarks/overlap.py [--rounds 3] [--steps 8] [--sampler vllm]
 
-*Judging*: 32 prompts × 8 responses are sampled, and 256 answers of `verifier.py`'s kind *symbolic*, new ones each time,
-are judged by one worker of the `math` reward: after the last response, or group by group as they end. One thread
-samples, so that the worker has a core of its own.
+*Judging*: 128 prompts × 8 responses are sampled, of which the engine decodes 256 at a time, and as many answers of
+`verifier.py`'s kind *symbolic*, new ones each time, are judged by one worker of the `math` reward: after the last
+response, or group by group as they end. One thread samples, so that the worker has a core of its own. (Where all groups
+are decoded at a time, most end with the last response, and little can be judged before.)
 
 *One step off*: whole steps of `step_time.py`'s work, all groups trained. On-policy with both threads for whatever runs,
 on-policy with one, and one step ahead with one thread for the trainer and one for the sampler's process. Fits of
@@ -30,7 +31,7 @@ from report import table, write
 from verifier import workloads
 from workload import MAX_TOKENS, NUM_PROMPTS, make_model, make_prompts, make_trainer, questions, quiet, save_model
 
-from lambda_grpo_pl.batch import Completions
+from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.callbacks import OneStepOff, RewardCallback, RolloutCallback
 from lambda_grpo_pl.datamodule import PromptDataModule
 from lambda_grpo_pl.module import LambdaGRPO
@@ -42,6 +43,7 @@ from lambda_grpo_pl.settings import ObjectiveConfig, OptimizerConfig
 from lambda_grpo_pl.tasks.sources import PromptSource
 from lambda_grpo_pl.tasks.tokenizer import character_tokenizer
 
+WAVES = 4
 NUM_SKIPPED = 2
 
 
@@ -60,9 +62,10 @@ class Judging:
             engine=engine,
         ).build()
         self.sampler.sync(model)
-        self.prompts = make_prompts(character_tokenizer())
+        once = make_prompts(character_tokenizer())
+        self.prompts = Prompts(once.ids.repeat(WAVES, 1), once.lengths.repeat(WAVES), once.examples * WAVES)
         self.suite = RewardSuite([RewardSpec(name="math")], PoolConfig(num_workers=1))
-        self.num_rows = NUM_PROMPTS * SAMPLING.num_samples
+        self.num_rows = WAVES * NUM_PROMPTS * SAMPLING.num_samples
         self.pairs: list[tuple[str, str]] = []
         self.rounds = 0
 
@@ -105,7 +108,7 @@ class Judging:
         torch.set_num_threads(1)
         contenders: dict[str, Callable[[int], dict[str, float]]] = {"after": self.after, "beside": self.beside}
         results: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-        for seed in range(4 * rounds + 1):
+        for seed in range(2 * rounds + 1):
             for name, contender in contenders.items():
                 results[name].append(contender(seed))
         ratios = [b["seconds"] / a["seconds"] for a, b in zip(results["after"][1:], results["beside"][1:], strict=True)]

@@ -3,7 +3,8 @@
 import torch
 
 from lambda_grpo_pl.batch import Completions
-from lambda_grpo_pl.callbacks.responses import cut, read_responses
+from lambda_grpo_pl.callbacks.responses import cut, read_responses, with_stops
+from lambda_grpo_pl.sampling import SamplingSettings
 from lambda_grpo_pl.tasks.tokenizer import character_tokenizer
 
 TOKENIZER = character_tokenizer()
@@ -47,3 +48,11 @@ def test_cutting_shortens_the_completions():
     shorter = cut(given, read_responses(TOKENIZER, given, ["STOP"]))
     assert TOKENIZER.decode(shorter.tokens(0)) == "12STOP"
     assert not shorter.truncated.any()
+
+
+def test_stops_that_are_one_token_end_the_sampling_itself():
+    settings = SamplingSettings(stop_token_ids=(7,))
+    ends = with_stops(settings, TOKENIZER, ["\n", "STOP", "<eos>"]).stop_token_ids
+    assert [TOKENIZER.decode([token]) for token in ends[1:]] == ["\n", "<eos>"]
+    assert ends[0] == 7
+    assert with_stops(settings, TOKENIZER, ["STOP"]) == settings

@@ -1,5 +1,7 @@
 """Tiny random policies and prompts of unequal length."""
 
+from dataclasses import replace
+
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -59,3 +61,18 @@ def check_groups_are_heard(sampler: Sampler, prompts: Prompts, settings: Samplin
             expected = theirs[rows, :longest] if theirs.ndim == 2 else theirs[rows]
             assert torch.equal(ours, expected)
     return list(heard)
+
+
+def check_stop_tokens_end_responses(sampler: Sampler, prompts: Prompts, settings: SamplingSettings) -> None:
+    """A response with stop tokens is the one without them, up to and with the first; needs draws that agree."""
+    stops = (5, 9)
+    whole = sampler.generate(prompts, settings, 3)
+    ended = sampler.generate(prompts, replace(settings, stop_token_ids=stops), 3)
+    num_stopped = 0
+    for row in range(len(whole.lengths)):
+        tokens = whole.tokens(row)
+        first = next((place for place, token in enumerate(tokens) if token in stops), None)
+        assert ended.tokens(row) == (tokens if first is None else tokens[: first + 1])
+        assert bool(ended.truncated[row]) == (first is None and bool(whole.truncated[row]))
+        num_stopped += first is not None
+    assert 0 < num_stopped < len(whole.lengths)

@@ -10,7 +10,7 @@ from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.sampling import SamplingSettings, TransformersSampler
 from lambda_grpo_pl.sampling.decoding import draw, processed_logprobs
 
-from .parts import EOS, PAD, check_groups_are_heard, random_prompts
+from .parts import EOS, PAD, check_groups_are_heard, check_stop_tokens_end_responses, random_prompts
 
 
 def sampler_of(policy: nn.Module, max_rows: int = 1024) -> TransformersSampler:
@@ -59,6 +59,10 @@ def test_groups_are_heard_as_they_end(policy, max_rows):
     for part in [order] if max_rows > 6 else [order[:3], order[3:]]:
         assert [int(ends[number]) for number in part] == sorted(int(ends[number]) for number in part)
     assert max_rows > 6 or set(order[:3]) == {0, 1, 2}
+
+
+def test_stop_tokens_end_responses(policy, prompts):
+    check_stop_tokens_end_responses(sampler_of(policy), prompts, SamplingSettings(max_tokens=16, num_samples=8))
 
 
 def test_rows_end_at_the_first_end_token_or_are_truncated(policy, prompts):

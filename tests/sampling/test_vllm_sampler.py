@@ -27,7 +27,7 @@ from lambda_grpo_pl.sampling import (
 from lambda_grpo_pl.sampling.decoding import processed_logprobs
 from lambda_grpo_pl.sampling.vllm_lora import engine_arguments
 
-from .parts import EOS, PAD, VOCAB, check_groups_are_heard, random_prompts, tiny_policy
+from .parts import EOS, PAD, VOCAB, check_groups_are_heard, check_stop_tokens_end_responses, random_prompts, tiny_policy
 
 SEQUENCES = probe_sequences(VOCAB)
 
@@ -170,6 +170,12 @@ def test_groups_are_heard_as_they_end(engine, trained):
     ends = engine.generate(prompts, settings, 3).lengths.view(6, 2).amax(1)
     assert [int(ends[number]) for number in order] == sorted(ends.tolist())
     check_groups_are_heard(engine, prompts, SamplingSettings(max_tokens=5, temperature=0, num_samples=2))
+
+
+def test_stop_tokens_end_responses(engine, trained):
+    engine.sync(trained)
+    prompts = random_prompts([3, 9, 5, 7, 4, 6, 8, 5, 6, 7])
+    check_stop_tokens_end_responses(engine, prompts, SamplingSettings(max_tokens=16, temperature=0))
 
 
 def test_a_listener_that_raises_leaves_the_engine_usable(engine, trained):

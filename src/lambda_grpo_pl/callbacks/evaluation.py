@@ -20,7 +20,7 @@ from rich.console import Console
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.asking import Asking, EvaluationSettings, plan_asking
 from lambda_grpo_pl.callbacks.lookup import find_callback
-from lambda_grpo_pl.callbacks.responses import as_rewards, cut, nothing, question_records, unanswered
+from lambda_grpo_pl.callbacks.responses import as_rewards, cut, nothing, question_records, unanswered, with_stops
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
 from lambda_grpo_pl.callbacks.scoring import ResponseScoring
@@ -200,7 +200,8 @@ class BenchmarkEvaluation(L.Callback):
         tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         suite = self._suite(find_callback(trainer, RewardCallback), asking)
         scoring = ResponseScoring(suite, tokenizer, asking.setup.stop, batch.prompts)
-        completions = rollout.sample(trainer, pl_module, batch.prompts, asking.sampling, key, scoring.hear)
+        sampling = with_stops(asking.sampling, tokenizer, asking.setup.stop)
+        completions = rollout.sample(trainer, pl_module, batch.prompts, sampling, key, scoring.hear)
         responses, scores = scoring.finish(completions)
         batch.completions, batch.rewards = cut(completions, responses), as_rewards(scores, completions.ids.device)
         return question_records(batch.prompts, responses, scores, asking.sampling.num_samples)

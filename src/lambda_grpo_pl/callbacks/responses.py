@@ -1,13 +1,14 @@
 """Responses as text, ended where the prompt template says, and what evaluation makes of them.
 
-Samplers know tokens and no strings, so a stop string is applied here, after sampling: what is recorded and judged is
-what an engine with stop strings would have returned.
+Samplers know tokens and no strings. A stop string that is one token ends a response there (`with_stops`); any other is
+applied here, after sampling: what is recorded and judged is what an engine with stop strings would have returned.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from lambda_grpo_pl.batch import Completions, Prompts, Rewards
 from lambda_grpo_pl.evaluation.records import QuestionRecord
 from lambda_grpo_pl.rewards import SuiteScores
+from lambda_grpo_pl.sampling import SamplingSettings
 
 
 class Responses(NamedTuple):
@@ -41,6 +43,13 @@ def read_responses(tokenizer: Any, completions: Completions, stops: Sequence[str
         texts.append(_before(str(tokenizer.decode(ids, skip_special_tokens=True)), stops))
         lengths.append(len(ids))
     return Responses(texts, lengths, truncated)
+
+
+def with_stops(settings: SamplingSettings, tokenizer: Any, stops: Sequence[str]) -> SamplingSettings:
+    """Return `settings` that end responses at each stop string which is one token, such as `<|im_end|>`."""
+    encoded = [(stop, tokenizer(stop, add_special_tokens=False)["input_ids"]) for stop in stops]
+    tokens = [ids[0] for stop, ids in encoded if len(ids) == 1 and tokenizer.decode(ids) == stop]
+    return replace(settings, stop_token_ids=(*settings.stop_token_ids, *tokens))
 
 
 def join_responses(parts: Sequence[Responses]) -> Responses:

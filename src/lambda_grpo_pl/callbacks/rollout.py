@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lambda_grpo_pl.batch import Completions, Prompts, RolloutBatch
 from lambda_grpo_pl.callbacks.lookup import find_callback
-from lambda_grpo_pl.callbacks.responses import cut, read_responses
+from lambda_grpo_pl.callbacks.responses import cut, read_responses, with_stops
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.sampling import (
@@ -156,14 +156,14 @@ class RolloutCallback(L.Callback):
         The rewards hear of each group as soon as it has ended.
         """
         on_group = find_callback(trainer, RewardCallback).listen(trainer, prompts, key)
-        return self._ended(trainer, self.sample(trainer, pl_module, prompts, self.sampling, key, on_group))
+        return self._ended(trainer, self.sample(trainer, pl_module, prompts, self._training(trainer), key, on_group))
 
     def begin(self, trainer: L.Trainer, batch: RolloutBatch) -> RolloutAhead:
         """Begin to sample a later training batch with the weights of the last sync; its step will find it."""
         assert isinstance(self.sampler, SamplerProcess), "set own_process before training starts"
         key = ("train", batch.index)
         on_group = find_callback(trainer, RewardCallback).listen(trainer, batch.prompts, key)
-        future = self.sampler.begin(batch.prompts, self.sampling, self._seed(trainer, key), on_group)
+        future = self.sampler.begin(batch.prompts, self._training(trainer), self._seed(trainer, key), on_group)
         self.ahead[batch.index] = RolloutAhead(future, trainer.global_step)
         return self.ahead[batch.index]
 
@@ -201,6 +201,10 @@ class RolloutCallback(L.Callback):
     def _seed(self, trainer: L.Trainer, key: tuple[str | int, ...]) -> int:
         words = [int.from_bytes(part.encode(), "big") if isinstance(part, str) else part for part in key]
         return int(np.random.SeedSequence([self.seed, *words, trainer.global_rank]).generate_state(1, np.uint32)[0])
+
+    def _training(self, trainer: L.Trainer) -> SamplingSettings:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        return with_stops(self.sampling, data.tokenizer, data.stops)
 
     def _ended(self, trainer: L.Trainer, completions: Completions) -> Completions:
         """End responses where the training prompts' template says."""

@@ -29,7 +29,7 @@ from lambda_grpo_pl.sampling.recipe import SamplerRecipe
 from lambda_grpo_pl.sampling.shared_weights import map_slots, open_memory, plan_slots
 from lambda_grpo_pl.sampling.weights import policy_weights, weight_layout, weight_names
 
-_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR")
+_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What tells a process that it is one of several: this one is not."""
 _FAREWELL_S = 5.0
 

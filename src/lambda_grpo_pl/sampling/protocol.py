@@ -36,6 +36,9 @@ class SamplingSettings:
     """Response tokens after which a response is cut and marked truncated."""
     num_samples: int = 1
     """Responses per prompt: the group size G in training."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end a response beside the end-of-sequence token. Templates add those of their stop strings that are
+    one token."""
 
     def __post_init__(self) -> None:
         if self.temperature < 0:

@@ -147,7 +147,7 @@ class TransformersSampler:
     ) -> Completions:
         """Decode prompts [b, P] into b·G rows padded to `max_tokens`, with noise [b·G, max_tokens] in [0, 1)."""
         num_rows, max_tokens = noise.shape
-        eos = torch.tensor(self.eos_token_ids, dtype=torch.long, device=ids.device)
+        eos = torch.tensor([*self.eos_token_ids, *settings.stop_token_ids], dtype=torch.long, device=ids.device)
         out_ids = ids.new_full((num_rows, max_tokens), self.pad_token_id)
         out_logprobs = torch.zeros(num_rows, max_tokens, device=ids.device)
         lengths = ids.new_full((num_rows,), max_tokens)

@@ -126,7 +126,7 @@ class VllmEngine:
             top_p=settings.top_p,
             top_k=settings.top_k,
             max_tokens=settings.max_tokens,
-            stop_token_ids=self.stop_token_ids,
+            stop_token_ids=[*self.stop_token_ids, *settings.stop_token_ids],
             ignore_eos=True,  # the engine has no tokenizer to learn it from: stop_token_ids names what ends a response
             logprobs=0,
             flat_logprobs=True,
