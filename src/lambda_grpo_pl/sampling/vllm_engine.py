@@ -42,7 +42,7 @@ class VllmSettings:
     lora_adapters: bool = False
     """Send LoRA adapters by themselves, and let the engine multiply by them at every token, instead of merging them
     into its weights. A sync is then much shorter and nothing is rounded into a bfloat16 weight; on CPUs sampling takes
-    twice as long."""
+    two to three times as long."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16", "float16"):
