@@ -1,6 +1,7 @@
 """Real vLLM on the CPU: it computes what the policy computes, reproducibly, and leaves the process as it was."""
 
 import copy
+import os
 import random
 from collections.abc import Iterator
 
@@ -26,6 +27,7 @@ from lambda_grpo_pl.sampling import (
 )
 from lambda_grpo_pl.sampling.decoding import processed_logprobs
 from lambda_grpo_pl.sampling.vllm_lora import engine_arguments
+from lambda_grpo_pl.sampling.vllm_support import LAUNCH_VARIABLES
 
 from .parts import EOS, PAD, VOCAB, check_groups_are_heard, check_stop_tokens_end_responses, random_prompts, tiny_policy
 
@@ -39,6 +41,7 @@ def process_state() -> tuple:
         numpy.random.get_state()[1].tolist(),
         torch.get_num_threads(),
         torch.set_num_threads,
+        {name: os.environ.get(name) for name in LAUNCH_VARIABLES},
     )
 
 

@@ -27,10 +27,9 @@ from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.sampling.protocol import OnGroup, SamplingSettings, SyncReport
 from lambda_grpo_pl.sampling.recipe import SamplerRecipe
 from lambda_grpo_pl.sampling.shared_weights import map_slots, open_memory, plan_slots
+from lambda_grpo_pl.sampling.vllm_support import LAUNCH_VARIABLES
 from lambda_grpo_pl.sampling.weights import policy_weights, weight_layout, weight_names
 
-_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What tells a process that it is one of several: this one is not."""
 _FAREWELL_S = 5.0
 
 
@@ -192,7 +191,7 @@ class SamplerProcess:
 
 
 def _environment(num_threads: int, device: int | None) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in _RANK_VARIABLES}
+    kept = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}  # it is one of one
     kept["OMP_NUM_THREADS"] = str(num_threads)
     if torch.cuda.is_available():
         index = torch.cuda.current_device() if device is None else device

@@ -198,8 +198,11 @@ def _keep_process_group(engine: Any) -> None:
 
 
 def _executor_backend() -> str | None:
-    """One engine per rank, on the rank's own device, inside the process group that training has built."""
-    if not torch.distributed.is_initialized():
+    """One engine per rank, on the rank's own device, inside the process group that training has built.
+
+    A group of one process is as good as none; it may be what an earlier engine has left.
+    """
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return None
     os.environ["RANK"] = str(torch.distributed.get_rank())  # vLLM reads both; Lightning's launcher sets only LOCAL_RANK
     os.environ.setdefault("LOCAL_RANK", "0")

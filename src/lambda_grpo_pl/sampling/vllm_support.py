@@ -18,6 +18,9 @@ from lambda_grpo_pl.sampling.rng import preserved_torch_rng
 VLLM_RANGE = ">=0.27.1,<0.33"
 """Versions whose in-place weight reload is the one that `VllmSampler` calls; the same range as in pyproject.toml."""
 
+LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What tells a process which of several it is."""
+
 
 def installed_vllm() -> str | None:
     """Return the version of vLLM, GPU or CPU build, or None."""
@@ -56,11 +59,12 @@ def import_vllm() -> Any:
 
 @contextmanager
 def process_unchanged() -> Iterator[None]:
-    """Put back what building an engine changes: random states, torch's threads and `torch.set_num_threads` itself.
+    """Put back what building an engine changes: random states, threads, `torch.set_num_threads`, launch variables.
 
     vLLM seeds every generator of the process, and on CPUs replaces `torch.set_num_threads` by a function that ignores
-    its caller.
+    its caller. A `LOCAL_RANK` that is left behind makes the next distributed run wait for ranks that nobody starts.
     """
+    launch = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
     set_num_threads, num_threads = torch.set_num_threads, torch.get_num_threads()
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     python_state, numpy_state = random.getstate(), numpy.random.get_state()
@@ -72,5 +76,9 @@ def process_unchanged() -> Iterator[None]:
         torch.set_num_threads(num_threads)
         if affinity is not None:
             os.sched_setaffinity(0, affinity)
+        for name, value in launch.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
         random.setstate(python_state)
         numpy.random.set_state(numpy_state)
