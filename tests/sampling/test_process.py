@@ -2,8 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +26,7 @@ from lambda_grpo_pl.sampling import (
 
 from .parts import EOS, PAD, VOCAB, check_groups_are_heard, random_prompts, tiny_policy
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = SamplingSettings(max_tokens=24, num_samples=2)
 SEQUENCES = probe_sequences(VOCAB)
 
@@ -139,3 +144,24 @@ def test_a_process_that_is_killed_says_so():
         sampler.probe(SEQUENCES)
     sampler.close()
     sampler.close()
+
+
+ORPHAN = """
+import os
+from tests.sampling.test_process import SETTINGS, SamplerProcess, random_prompts, recipe, tiny_policy
+policy = tiny_policy(tied=True)
+sampler = SamplerProcess(recipe("transformers", policy))
+sampler.sync(policy)
+sampler.begin(random_prompts([3] * 64), SETTINGS, 0)
+print(sampler._process.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_it_ends_with_a_trainer_that_is_killed():
+    done = subprocess.run([sys.executable, "-c", ORPHAN], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    pid, deadline = int(done.stdout), time.monotonic() + 60
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline, "the sampler's process outlived the trainer"
+        time.sleep(0.1)
