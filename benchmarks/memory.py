@@ -13,16 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from report import median_of_ratios, table, write
+from report import in_a_process, median_of_ratios, peak_bytes, resident_bytes, table, write
 from torch import Tensor
 from torch.nn import LinearCrossEntropyOptions
 from torch.nn.functional import linear_cross_entropy
@@ -73,7 +69,7 @@ def compare(case: Case, repeats: int, threads: int) -> dict[str, Any]:
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(repeats):
         for way, results in runs.items():
-            results.append(_in_a_process(way, case, threads))
+            results.append(in_a_process(__file__, way, case, threads))
     seconds = {way: [run["seconds"] for run in results] for way, results in runs.items()}
     extra = {way: statistics.median(run["extra_bytes"] for run in results) for way, results in runs.items()}
     return case._asdict() | {
@@ -93,12 +89,12 @@ def measure(way: str, case: Case, threads: int) -> dict[str, float]:
     labels = torch.randint(case.vocabulary, (case.num_tokens,))
     weights = torch.randn(case.num_tokens) / case.num_tokens
     _warm_up()
-    before = _resident()
+    before = resident_bytes()
     start = time.perf_counter()
     loss = WAYS[way](hidden, weight, labels, weights, case.chunk)
     loss.backward()
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes()
     kept = 4 * (weight.numel() + hidden.numel())
     return {"seconds": seconds, "extra_bytes": peak - before - kept, "loss": loss.item()}
 
@@ -144,23 +140,12 @@ def show(rows: list[dict[str, Any]]) -> None:
     print(f"goals for fused in the first row: {goals}")
 
 
-def _in_a_process(way: str, case: Case, threads: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--threads", str(threads), "--child", way, json.dumps(case)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
 def _warm_up() -> None:
     """Load the kernels of both ways, so that their code is not counted."""
     small = torch.randn(8, 16, requires_grad=True), torch.randn(32, 16, requires_grad=True)
     labels, weights = torch.arange(8), torch.ones(8)
     for way in WAYS.values():
         way(*small, labels, weights, 4).backward()
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 if __name__ == "__main__":

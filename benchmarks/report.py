@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,24 @@ def write(name: str, result: dict[str, Any], packages: Sequence[str] = ("torch",
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     print(f"→ {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
     return path
+
+
+def in_a_process(script: str, way: str, case: Sequence[object], threads: int) -> dict[str, float]:
+    """Run `script --threads N --child WAY CASE`, and return the JSON of its last line."""
+    command = [sys.executable, script, "--threads", str(threads), "--child", way, json.dumps(case)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def resident_bytes() -> int:
+    """Return this process's resident set."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def peak_bytes() -> int:
+    """Return the largest this process's resident set has been."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

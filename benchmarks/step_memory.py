@@ -15,15 +15,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from report import table, write
+from report import in_a_process, peak_bytes, resident_bytes, table, write
 from torch import Tensor
 from workload import GROUP_SIZE, learn, make_model, quiet, scored_rollout
 
@@ -61,7 +57,7 @@ def main() -> None:
     known: dict[Case, dict[str, dict[str, float]]] = {}
     for case in (case for cases in SWEEP.values() for case in cases):
         if case not in known:
-            known[case] = {way: _in_a_process(way, case, arguments.threads) for way in WAYS}
+            known[case] = {way: in_a_process(__file__, way, case, arguments.threads) for way in WAYS}
             print(".", end="", flush=True)
     print()
     rows = [
@@ -98,15 +94,13 @@ def measure(way: str, case: Case, threads: int) -> dict[str, float]:
     small = Policy(make_model(), PolicyConfig(path="random")).train()
     run(way, small, warm_up)
     policy = Policy(make_model(vocab_size=case.vocabulary), PolicyConfig(path="random")).train()
-    for weight in policy.parameters():
-        weight.grad = torch.ones_like(
-            weight
-        ).zero_()  # written, so that its pages are resident: any way leaves it behind
-    before = _resident()
+    for weight in policy.parameters():  # any way leaves gradients behind; written, so that their pages are resident
+        weight.grad = torch.ones_like(weight).zero_()
+    before = resident_bytes()
     start = time.perf_counter()
     run(way, policy, batch)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes()
     return {
         "seconds": seconds,
         "extra_bytes": peak - before,
@@ -144,17 +138,6 @@ def _ratio(runs: dict[str, dict[str, float]]) -> float:
     ours, theirs = runs["ours"], runs["plain"]
     assert math.isclose(ours["gradient"], theirs["gradient"], rel_tol=1e-3), "the two ways differ in their gradient"
     return ours["extra_bytes"] / theirs["extra_bytes"]
-
-
-def _in_a_process(way: str, case: Case, threads: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--threads", str(threads), "--child", way, json.dumps(case)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lambda_grpo_pl.batch import RolloutBatch
-from lambda_grpo_pl.callbacks import RolloutCallback, RunSummary
+from lambda_grpo_pl.callbacks import RolloutCallback
 from lambda_grpo_pl.callbacks.lookup import find_callback
 from lambda_grpo_pl.sampling import SamplerProcess, TransformersSampler, policy_weights
 from tests.integration.runs import run
@@ -94,23 +94,6 @@ def test_vllm_samples_ahead_and_gets_adapters_alone(policy: Path, tmp_path: Path
     assert [logged["sampler/staleness"] for logged in witness.logged] == [0, 1, 1, 1]
     moved = [witness.weights[step]["model.layers.0.self_attn.q_proj.weight"] for step in (0, -1)]
     assert not torch.equal(*moved)
-
-
-def test_rewards_rise_all_the_same(policy: Path, tmp_path: Path) -> None:
-    cli = run(
-        "fit",
-        policy,
-        tmp_path,
-        *OPTIONS,
-        *AHEAD,
-        "--trainer.callbacks=null",
-        "--trainer.max_steps=30",
-        "--data.batch_size=8",
-        "--rollout.sampling.num_samples=8",
-        "--model.optimizer.lr=3e-3",
-    )
-    rewards = find_callback(cli.trainer, RunSummary).series["reward/mean"]
-    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.3
 
 
 def test_stale_rollouts_without_a_correction_are_refused(policy: Path, tmp_path: Path) -> None:

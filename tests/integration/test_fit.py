@@ -13,13 +13,17 @@ from tests.scored import save_tiny_policy
 METHODS = sorted(path.stem for path in (ROOT / "configs/preference").glob("*.yaml"))
 CHECKPOINT = "--trainer.callbacks=[{{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {{dirpath: {folder}, every_n_train_steps: 2, save_top_k: -1}}}}]"  # noqa: E501
 
+AGE: list[list[str]] = [[], ["--one_step_off.enabled=true", "--model.objective.surrogate.is_correction=truncate"]]
+"""Options of rollouts that are fresh, and of those that are one step old."""
+
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_policy(tmp_path_factory.mktemp("policy"))
 
 
-def test_reward_goes_up(policy: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", AGE, ids=["on-policy", "one step off"])
+def test_reward_goes_up(policy: Path, tmp_path: Path, options: list[str]) -> None:
     cli = run(
         "fit",
         policy,
@@ -31,6 +35,7 @@ def test_reward_goes_up(policy: Path, tmp_path: Path) -> None:
         "--rollout.sampling.num_samples=8",
         "--model.optimizer.lr=3e-3",
         "--reward.functions=[{name: tests.integration.runs.digit_share}]",
+        *options,
     )
     rewards = find_callback(cli.trainer, RunSummary).series["reward/mean"]
     first, last = sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
@@ -62,11 +67,7 @@ def test_every_method_runs_on_jsonl_questions(policy: Path, tmp_path: Path, meth
     assert (tmp_path / "run.png").exists()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [[], ["--one_step_off.enabled=true", "--model.objective.surrogate.is_correction=truncate"]],
-    ids=["on-policy", "one step off"],
-)
+@pytest.mark.parametrize("options", AGE, ids=["on-policy", "one step off"])
 def test_a_resumed_run_is_the_uninterrupted_one(policy: Path, tmp_path: Path, options: list[str]) -> None:
     """Weights, λ, both optimizers, the data's position, the sampling seeds and rollouts sampled ahead come back."""
     common = [

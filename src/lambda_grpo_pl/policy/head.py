@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+_ROWS = 64
+"""Rows of a chunk that are normalised at a time: what that needs beside the chunk's logits is so much smaller."""
 TokenLoss = Callable[[Tensor, slice], Tensor]
 """(log-probabilities [m] of one chunk, its place in the M tokens) → scalar loss; must be elementwise in the tokens."""
 
@@ -32,13 +34,16 @@ class Head(NamedTuple):
     chunk_size: int
     """Tokens a chunk."""
 
+    @torch.no_grad()
     def log_softmax(self, hidden: Tensor) -> Tensor:
-        """[m, H] hidden states → [m, V] log-probabilities in float32 or wider."""
+        """[m, H] hidden states → [m, V] log-probabilities in float32 or wider, m × V numbers at a time."""
         logits = torch.nn.functional.linear(hidden, self.weight, self.bias)
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         if self.temperature != 1.0:
-            logits = logits / self.temperature
-        return logits.log_softmax(-1)
+            logits.div_(self.temperature)
+        for rows in logits.split(_ROWS):
+            rows.copy_(rows.log_softmax(-1))
+        return logits
 
 
 class TokenScores(NamedTuple):
@@ -58,8 +63,9 @@ def _pick(log_probs: Tensor, labels: Tensor) -> Tensor:
     return log_probs.gather(1, labels[:, None]).squeeze(1)
 
 
-def _entropy(log_probs: Tensor, probs: Tensor) -> Tensor:
-    return -torch.einsum("mv,mv->m", probs, log_probs)
+def _entropy(log_probs: Tensor) -> Tensor:
+    """[m, V] log-probabilities → [m] entropy (nats), without a second [m, V]."""
+    return torch.cat([-(rows.exp().mul_(rows)).sum(-1) for rows in log_probs.split(_ROWS)])
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -110,10 +116,9 @@ class _FusedTokenLoss(Function):
                 leaf = _pick(log_probs, labels[chunk]).detach().requires_grad_()
                 loss = token_loss(leaf, chunk)
                 (upstream,) = torch.autograd.grad(loss, leaf)
-            probs = log_probs.exp()
-            logprobs[chunk], entropy[chunk] = leaf.detach(), _entropy(log_probs, probs)
+            logprobs[chunk], entropy[chunk] = leaf.detach(), _entropy(log_probs)
             total.add_(loss.detach())
-            gradients.add(chunk, hidden[chunk], probs, labels[chunk], upstream)
+            gradients.add(chunk, hidden[chunk], log_probs.exp_(), labels[chunk], upstream)
 
         for chunk in _slices(len(labels), head.chunk_size):
             learn(chunk)
@@ -149,7 +154,7 @@ class _ChunkedLogprobs(Function):
         for chunk in _slices(len(labels), head.chunk_size):
             log_probs = head.log_softmax(hidden[chunk])
             logprobs[chunk] = _pick(log_probs, labels[chunk])
-            entropy[chunk] = _entropy(log_probs, log_probs.exp())
+            entropy[chunk] = _entropy(log_probs)
             del log_probs  # before the next chunk's logits are made
         ctx.save_for_backward(hidden, weight, bias, labels)
         ctx.settings = (head.temperature, head.chunk_size)
