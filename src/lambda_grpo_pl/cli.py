@@ -30,6 +30,7 @@ from lambda_grpo_pl.callbacks import (
     RunSummary,
     StartupPlan,
 )
+from lambda_grpo_pl.callbacks.one_step_off import check_correction
 from lambda_grpo_pl.datamodule import PromptDataModule
 from lambda_grpo_pl.evaluation.compare import main as compare
 from lambda_grpo_pl.module import LambdaGRPO
@@ -93,6 +94,7 @@ class LambdaGRPOCLI(LightningCLI):
         """Refuse a plan that cannot work, then turn `builtin:` model names into folders."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         check_plan(config)
+        check_correction(config.one_step_off.enabled, config.model.objective.surrogate.is_correction)
         for name in ("path", "reference_path"):
             value = config.model.policy[name]
             if value is not None:

@@ -129,6 +129,10 @@ def test_vllm_absent_or_out_of_range(fails: Fails, monkeypatch: pytest.MonkeyPat
     assert "install it with" in sentence
 
 
+def test_stale_rollouts_that_nothing_corrects_for(fails: Fails) -> None:
+    assert re.search("is_correction to truncate or mask", fails("--one_step_off.enabled", "true"))
+
+
 def test_a_gpu_that_is_not_there(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert re.search("no working CUDA device.*set trainer.accelerator to cpu", fails("--trainer.accelerator", "gpu"))

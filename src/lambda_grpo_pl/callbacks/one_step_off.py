@@ -16,6 +16,15 @@ from lambda_grpo_pl.callbacks.rollout import OwnProcess, RolloutAhead, RolloutCa
 CHECKPOINT_KEY = "one_step_off"
 
 
+def check_correction(enabled: bool, is_correction: str) -> None:
+    """Refuse stale rollouts that nothing corrects for. Raises `ValueError`."""
+    if enabled and is_correction == "none":
+        raise ValueError(
+            "one_step_off.enabled is true, but nothing corrects for rollouts of the policy of one step before: set "
+            "model.objective.surrogate.is_correction to truncate or mask."
+        )
+
+
 class OneStepOff(L.Callback):
     """Has rollout k + 1 sampled and judged, in a process of its own, while the policy trains on rollout k.
 
@@ -39,18 +48,14 @@ class OneStepOff(L.Callback):
         self.enabled, self.process = enabled, OwnProcess(num_threads, device)
         self._kept: dict[int, RolloutAhead] = {}
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
         """Move the sampler into a process of its own, for training.
 
         Raises `ValueError` if nothing would correct for the policy of one step before.
         """
         if not self.enabled or stage != "fit":
             return
-        if pl_module.objective.surrogate.is_correction == "none":  # type: ignore[union-attr]
-            raise ValueError(
-                "one_step_off.enabled is true, but nothing corrects for rollouts of the policy of one step before: set "
-                "model.objective.surrogate.is_correction to truncate or mask."
-            )
+        check_correction(self.enabled, pl_module.objective.surrogate.is_correction)
         find_callback(trainer, RolloutCallback).own_process = self.process
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: RolloutBatch, batch_idx: int) -> None:

@@ -41,7 +41,7 @@ class Head(NamedTuple):
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         if self.temperature != 1.0:
             logits.div_(self.temperature)
-        for rows in logits.split(_ROWS):
+        for rows in torch.split(logits, _ROWS):
             rows.copy_(rows.log_softmax(-1))
         return logits
 
@@ -65,7 +65,7 @@ def _pick(log_probs: Tensor, labels: Tensor) -> Tensor:
 
 def _entropy(log_probs: Tensor) -> Tensor:
     """[m, V] log-probabilities → [m] entropy (nats), without a second [m, V]."""
-    return torch.cat([-(rows.exp().mul_(rows)).sum(-1) for rows in log_probs.split(_ROWS)])
+    return torch.cat([-(rows.exp().mul_(rows)).sum(-1) for rows in torch.split(log_probs, _ROWS)])
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

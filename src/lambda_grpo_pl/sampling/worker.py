@@ -14,6 +14,7 @@ import pickle
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Collection, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -91,6 +92,7 @@ def _portable(error: Exception) -> Exception:
 def main() -> None:
     """Serve until the trainer is gone; an interrupt from the keyboard is the trainer's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")  # nothing that a user could mend
     try:
         Worker(Connection(int(sys.argv[1])), int(sys.argv[2])).serve()
     except (EOFError, ConnectionError):  # the trainer is gone
