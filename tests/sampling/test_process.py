@@ -23,6 +23,7 @@ from lambda_grpo_pl.sampling import (
     policy_weights,
     probe_sequences,
 )
+from lambda_grpo_pl.sampling.process import worker_environment
 
 from .parts import EOS, PAD, VOCAB, check_groups_are_heard, random_prompts, tiny_policy
 
@@ -165,3 +166,21 @@ def test_it_ends_with_a_trainer_that_is_killed():
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < deadline, "the sampler's process outlived the trainer"
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "expected"),
+    [(None, None, "1"), (None, 0, "0"), ("4,6", None, "6"), ("4,6", 0, "4"), ("GPU-a,GPU-b", 1, "GPU-b")],
+)
+def test_its_gpu_is_counted_among_the_trainers(monkeypatch, visible, device, expected):
+    """The trainer's rank sees two GPUs and uses the second; launch variables stay behind."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    environment = worker_environment(3, device)
+    assert environment["CUDA_VISIBLE_DEVICES"] == expected
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert "LOCAL_RANK" not in environment

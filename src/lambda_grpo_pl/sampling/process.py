@@ -76,7 +76,7 @@ class SamplerProcess:
                 [sys.executable, "-m", "lambda_grpo_pl.sampling.worker", *map(str, handed)],
                 pass_fds=handed,
                 stdin=subprocess.DEVNULL,
-                env=_environment(num_threads or torch.get_num_threads(), device),
+                env=worker_environment(num_threads or torch.get_num_threads(), device),
             )
         self._receiver = threading.Thread(target=self._receive, name="sampler-process", daemon=True)
         self._receiver.start()
@@ -190,8 +190,9 @@ class SamplerProcess:
                 job.future.set_exception(RuntimeError(_obituary(status)))
 
 
-def _environment(num_threads: int, device: int | None) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}  # it is one of one
+def worker_environment(num_threads: int, device: int | None) -> dict[str, str]:
+    """Return this process's environment for one that is nobody's rank: its threads, and the one GPU that it sees."""
+    kept = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}
     kept["OMP_NUM_THREADS"] = str(num_threads)
     if torch.cuda.is_available():
         index = torch.cuda.current_device() if device is None else device
