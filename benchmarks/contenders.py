@@ -80,7 +80,7 @@ class _StepTimer(L.Callback):
         self.seconds = time.perf_counter() - self.start
 
 
-class _LastingRollout(RolloutCallback):
+class LastingRollout(RolloutCallback):
     """Keeps its engine from one fit to the next."""
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -99,7 +99,7 @@ class Ours:
             OptimizerConfig(lr=LEARNING_RATE),
             max_response_tokens=MAX_TOKENS,
         )
-        self.rollout = _LastingRollout(sampler, SAMPLING)  # type: ignore[arg-type]
+        self.rollout = LastingRollout(sampler, SAMPLING)  # type: ignore[arg-type]
         self.reward = RewardCallback([RewardSpec(name="workload.reward")])
         self.data = PromptDataModule(
             str(folder), PromptSource(path=str(folder / "questions.jsonl"), template="none"), [], batch_size=NUM_PROMPTS

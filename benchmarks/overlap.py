@@ -26,13 +26,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from contenders import LEARNING_RATE, SAMPLING
+from contenders import LEARNING_RATE, SAMPLING, LastingRollout
 from report import table, write
 from verifier import workloads
 from workload import MAX_TOKENS, NUM_PROMPTS, make_model, make_prompts, make_trainer, questions, quiet, save_model
 
 from lambda_grpo_pl.batch import Completions, Prompts
-from lambda_grpo_pl.callbacks import OneStepOff, RewardCallback, RolloutCallback
+from lambda_grpo_pl.callbacks import OneStepOff, RewardCallback
 from lambda_grpo_pl.datamodule import PromptDataModule
 from lambda_grpo_pl.module import LambdaGRPO
 from lambda_grpo_pl.objective import PreferenceConfig, SurrogateConfig
@@ -122,24 +122,14 @@ class Judging:
         return medians
 
 
-class _LastingRollout(RolloutCallback):
-    """Keeps its engine from one fit to the next."""
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._synced_at = None
-        self.ahead.clear()
-
-
 class _StepTimes(L.Callback):
     """Seconds from one batch's end to the next one's."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
-        self.tokens = 0
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.ends.append(time.perf_counter())
-        self.tokens += int(batch.require("completions").lengths.sum())
 
 
 class Stepping:
@@ -156,7 +146,7 @@ class Stepping:
             max_response_tokens=MAX_TOKENS,
         )
         engine = VllmSettings(max_model_len=256)
-        self.rollout = _LastingRollout(sampler, SAMPLING, engine)  # type: ignore[arg-type]
+        self.rollout = LastingRollout(sampler, SAMPLING, engine)  # type: ignore[arg-type]
         self.reward = RewardCallback([RewardSpec(name="workload.reward")])
         self.ahead = OneStepOff(one_step_off, num_threads=num_threads)
         self.data = PromptDataModule(

@@ -27,11 +27,6 @@ class NoEngine(KnownAnswers):
         raise EngineDiedError
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
-
-
 @pytest.fixture
 def gsm8k(tmp_path: Path) -> PromptSource:
     return PromptSource(benchmark="gsm8k", path=str(write_questions(tmp_path / "gsm8k/test.jsonl", 11)))

@@ -13,7 +13,6 @@ from lambda_grpo_pl.callbacks import RolloutCallback
 from lambda_grpo_pl.callbacks.lookup import find_callback
 from lambda_grpo_pl.sampling import SamplerProcess, TransformersSampler, policy_weights
 from tests.integration.runs import run
-from tests.scored import save_tiny_policy
 
 AHEAD = ("--one_step_off.enabled=true", "--model.objective.surrogate.is_correction=truncate")
 OPTIONS = (
@@ -22,11 +21,6 @@ OPTIONS = (
     "--reward.functions=[{name: tests.integration.runs.digit_share}]",
     "--model.optimizer.lr=0.02",
 )
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
 
 
 class Witness(L.Callback):

@@ -9,7 +9,6 @@ from lambda_grpo_pl.callbacks import RolloutCallback
 from lambda_grpo_pl.rewards import JudgingAhead
 from lambda_grpo_pl.sampling import SyncError, TransformersSampler
 from tests.integration.runs import run
-from tests.scored import save_tiny_policy
 
 OPTIONS = (
     "--trainer.callbacks=null",
@@ -17,11 +16,6 @@ OPTIONS = (
     "--trainer.val_check_interval=1000",
     "--reward.functions=[{name: tests.integration.runs.digit_share}]",
 )
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
 
 
 class StaleSampler(TransformersSampler):

@@ -10,15 +10,9 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from lambda_grpo_pl import cli, module, plan
-from tests.scored import save_tiny_policy
 
 ROOT = Path(__file__).parents[2]
 Fails = Callable[..., str]
-
-
-@pytest.fixture(scope="session")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
 
 
 @pytest.fixture

@@ -8,18 +8,12 @@ import torch
 from lambda_grpo_pl.callbacks import RunSummary
 from lambda_grpo_pl.callbacks.lookup import find_callback
 from tests.integration.runs import ROOT, run
-from tests.scored import save_tiny_policy
 
 METHODS = sorted(path.stem for path in (ROOT / "configs/preference").glob("*.yaml"))
 CHECKPOINT = "--trainer.callbacks=[{{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {{dirpath: {folder}, every_n_train_steps: 2, save_top_k: -1}}}}]"  # noqa: E501
 
 AGE: list[list[str]] = [[], ["--one_step_off.enabled=true", "--model.objective.surrogate.is_correction=truncate"]]
 """Options of rollouts that are fresh, and of those that are one step old."""
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
 
 
 @pytest.mark.parametrize("options", AGE, ids=["on-policy", "one step off"])

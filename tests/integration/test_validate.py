@@ -14,11 +14,6 @@ from tests.scored import save_tiny_policy
 BASE, TRAINED = "evaluation/step-000000", "evaluation/step-000002"
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
-
-
 @pytest.fixture
 def options(tmp_path: Path) -> list[str]:
     questions = write_questions(tmp_path / "gsm8k.jsonl", 7)

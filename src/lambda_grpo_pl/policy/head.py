@@ -104,6 +104,7 @@ class _FusedTokenLoss(Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, head: Head, token_loss: TokenLoss
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Take loss, scores and every gradient in one pass over the chunks."""
         gradients = _LogitGradients(hidden, head, weight.requires_grad)
         total = torch.zeros((), dtype=_wide(hidden.dtype), device=hidden.device)
         logprobs = torch.empty(labels.shape, dtype=total.dtype, device=hidden.device)
@@ -129,6 +130,7 @@ class _FusedTokenLoss(Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients that `forward` left."""
         hidden, weight, bias = ctx.gradients
         ctx.gradients = (
             None  # scaled in place below, since a copy of the weight's is V × H: they serve one backward pass
@@ -149,6 +151,7 @@ class _ChunkedLogprobs(Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, head: Head
     ) -> tuple[Tensor, Tensor]:
+        """Score chunk by chunk, keeping no logits."""
         logprobs = torch.empty(labels.shape, dtype=_wide(hidden.dtype), device=hidden.device)
         entropy = torch.empty_like(logprobs)
         for chunk in _slices(len(labels), head.chunk_size):
@@ -163,6 +166,7 @@ class _ChunkedLogprobs(Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Make each chunk's logits again, and take the gradients from them."""
         hidden, weight, bias, labels = ctx.saved_tensors
         head = Head(weight, bias, *ctx.settings)
         gradients = _LogitGradients(hidden, head, ctx.needs_input_grad[1])

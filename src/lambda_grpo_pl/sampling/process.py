@@ -82,7 +82,7 @@ class SamplerProcess:
         self._receiver.start()
         try:
             self._ask("build", recipe).result()
-        except BaseException:
+        except BaseException:  # an interrupt too: nobody could close it any more
             self.close()
             raise
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +12,7 @@ from lambda_grpo_pl.sampling.protocol import Sampler
 from lambda_grpo_pl.sampling.transformers_sampler import TransformersSampler
 from lambda_grpo_pl.sampling.vllm_engine import VllmSettings
 from lambda_grpo_pl.sampling.vllm_sampler import VllmSampler
+from lambda_grpo_pl.sampling.vllm_support import installed_vllm
 
 SamplerName = Literal["auto", "vllm", "transformers"]
 
@@ -37,7 +37,7 @@ class SamplerRecipe:
     @property
     def uses_vllm(self) -> bool:
         """Whether vLLM samples."""
-        return self.name == "vllm" or (self.name == "auto" and importlib.util.find_spec("vllm") is not None)
+        return self.name == "vllm" or (self.name == "auto" and installed_vllm() is not None)
 
     @property
     def merges(self) -> bool:
