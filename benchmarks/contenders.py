@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 from workload import GROUP_SIZE, MAX_TOKENS, NUM_PROMPTS, make_prompts, make_trainer, questions, reward
 
-import lambda_grpo_pl.module as step_module
+import lambda_grpo_pl.training.module as step_module
 from lambda_grpo_pl.batch import Completions
 from lambda_grpo_pl.callbacks import RewardCallback, RolloutCallback
-from lambda_grpo_pl.datamodule import PromptDataModule
-from lambda_grpo_pl.module import LambdaGRPO
+from lambda_grpo_pl.data.module import PromptDataModule
+from lambda_grpo_pl.data.sources import PromptSource
 from lambda_grpo_pl.objective import PreferenceConfig
 from lambda_grpo_pl.policy import Policy, PolicyConfig, lay_out, load_policy, plan_micro_batches
 from lambda_grpo_pl.rewards import RewardSpec
 from lambda_grpo_pl.sampling import Sampler, SamplingSettings
-from lambda_grpo_pl.settings import ObjectiveConfig, OptimizerConfig
-from lambda_grpo_pl.tasks.sources import PromptSource
+from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig
+from lambda_grpo_pl.training.module import LambdaGRPO
 
 Phases = dict[str, float]
 """Seconds by phase; `step` is the whole, `tokens` the number of response tokens."""

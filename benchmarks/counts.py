@@ -23,12 +23,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 from workload import make_model, make_prompts, make_trainer, quiet, save_model, scored_rollout
 
-from lambda_grpo_pl.module import LambdaGRPO
+from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
 from lambda_grpo_pl.objective import PreferenceConfig, SurrogateConfig
 from lambda_grpo_pl.policy import MicroBatch, Policy, PolicyConfig
 from lambda_grpo_pl.sampling import SamplingSettings, TransformersSampler
-from lambda_grpo_pl.settings import ObjectiveConfig, UpdateConfig
-from lambda_grpo_pl.tasks.tokenizer import character_tokenizer
+from lambda_grpo_pl.training.config import ObjectiveConfig, UpdateConfig
+from lambda_grpo_pl.training.module import LambdaGRPO
 
 TINY = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 2}
 TINY |= {"num_key_value_heads": 1}

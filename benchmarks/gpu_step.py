@@ -24,10 +24,10 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from workload import learn, quiet, scored_rollout
 
 from lambda_grpo_pl.batch import RolloutBatch
-from lambda_grpo_pl.optimization import clip_gradient, make_optimizer
 from lambda_grpo_pl.policy import Policy, PolicyConfig
 from lambda_grpo_pl.policy.attention import PACKED
-from lambda_grpo_pl.settings import OptimizerConfig
+from lambda_grpo_pl.training.config import OptimizerConfig
+from lambda_grpo_pl.training.optimization import clip_gradient, make_optimizer
 
 GOAL = 0.45
 """Smallest acceptable share of the peak at 2,048 tokens a row."""

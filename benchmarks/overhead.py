@@ -30,10 +30,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from workload import make_trainer, quiet, save_model, scored_rollout
 
 from lambda_grpo_pl.batch import RolloutBatch
-from lambda_grpo_pl.module import LambdaGRPO
 from lambda_grpo_pl.objective import AdvantageConfig, LengthPreference, PreferenceConfig
 from lambda_grpo_pl.policy import PolicyConfig
-from lambda_grpo_pl.settings import ObjectiveConfig, OptimizerConfig
+from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig
+from lambda_grpo_pl.training.module import LambdaGRPO
 
 GOAL = (0.99, 1.01)
 """The interval of λ-GRPO's time over GRPO's should lie in it."""

@@ -32,16 +32,16 @@ from verifier import workloads
 from workload import MAX_TOKENS, NUM_PROMPTS, make_model, make_prompts, make_trainer, questions, quiet, save_model
 
 from lambda_grpo_pl.batch import Completions, Prompts
+from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
 from lambda_grpo_pl.callbacks import OneStepOff, RewardCallback
-from lambda_grpo_pl.datamodule import PromptDataModule
-from lambda_grpo_pl.module import LambdaGRPO
+from lambda_grpo_pl.data.module import PromptDataModule
+from lambda_grpo_pl.data.sources import PromptSource
 from lambda_grpo_pl.objective import PreferenceConfig, SurrogateConfig
 from lambda_grpo_pl.policy import PolicyConfig
 from lambda_grpo_pl.rewards import JudgingAhead, PoolConfig, RewardSpec, RewardSuite
 from lambda_grpo_pl.sampling import SamplerRecipe, VllmSettings
-from lambda_grpo_pl.settings import ObjectiveConfig, OptimizerConfig
-from lambda_grpo_pl.tasks.sources import PromptSource
-from lambda_grpo_pl.tasks.tokenizer import character_tokenizer
+from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig
+from lambda_grpo_pl.training.module import LambdaGRPO
 
 WAVES = 4
 NUM_SKIPPED = 2

@@ -24,6 +24,7 @@ from torch import nn
 from workload import GROUP_SIZE, MAX_TOKENS, make_model, make_prompts, quiet
 
 from lambda_grpo_pl.batch import Completions, Prompts
+from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
 from lambda_grpo_pl.policy import Policy, PolicyConfig
 from lambda_grpo_pl.sampling import (
     OnGroup,
@@ -38,7 +39,6 @@ from lambda_grpo_pl.sampling import (
     plan_adapters,
     probe_sequences,
 )
-from lambda_grpo_pl.tasks.tokenizer import character_tokenizer
 
 SETTINGS = SamplingSettings(max_tokens=MAX_TOKENS, num_samples=GROUP_SIZE)
 TOLERANCE = 1e-3

@@ -18,9 +18,9 @@ from torch import Tensor
 from workload import learn, make_model, scored_rollout
 
 from lambda_grpo_pl.batch import RolloutBatch
-from lambda_grpo_pl.optimization import clip_gradient, make_optimizer
 from lambda_grpo_pl.policy import Layout, Policy, PolicyConfig
-from lambda_grpo_pl.settings import OptimizerConfig
+from lambda_grpo_pl.training.config import OptimizerConfig
+from lambda_grpo_pl.training.optimization import clip_gradient, make_optimizer
 
 GOAL = 2.5
 """Smallest acceptable speed-up at prompt 512, response 64, G = 8."""

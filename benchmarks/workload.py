@@ -21,13 +21,13 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from lambda_grpo_pl.batch import Completions, Prompts, Rewards, RolloutBatch
+from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
+from lambda_grpo_pl.data.batching import pad_prompts
+from lambda_grpo_pl.data.prompts import EncodedPrompt
 from lambda_grpo_pl.objective import SurrogateConfig
 from lambda_grpo_pl.policy import Layout, Policy
 from lambda_grpo_pl.policy.attention import PACKED
-from lambda_grpo_pl.tasks.batching import pad_prompts
-from lambda_grpo_pl.tasks.datasets import EncodedPrompt
-from lambda_grpo_pl.tasks.tokenizer import character_tokenizer
-from lambda_grpo_pl.update import Gradient, Passes, Rollout, accumulate_gradient
+from lambda_grpo_pl.training.update import Gradient, Passes, Rollout, accumulate_gradient
 
 NUM_PROMPTS, GROUP_SIZE, MAX_TOKENS = 32, 8, 64
 NUM_SETTLED = 6

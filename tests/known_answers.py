@@ -11,15 +11,15 @@ import torch
 from lightning.pytorch.strategies import Strategy
 
 from lambda_grpo_pl.batch import Completions, Prompts
+from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
 from lambda_grpo_pl.callbacks import BenchmarkEvaluation, RewardCallback, RolloutCallback
-from lambda_grpo_pl.datamodule import PromptDataModule
-from lambda_grpo_pl.module import LambdaGRPO
+from lambda_grpo_pl.data.module import PromptDataModule
+from lambda_grpo_pl.data.sources import PromptSource
 from lambda_grpo_pl.objective import PreferenceConfig
 from lambda_grpo_pl.policy import PolicyConfig
 from lambda_grpo_pl.rewards import RewardSpec
 from lambda_grpo_pl.sampling import OnGroup, SamplingSettings, TransformersSampler
-from lambda_grpo_pl.tasks.sources import PromptSource
-from lambda_grpo_pl.tasks.tokenizer import character_tokenizer
+from lambda_grpo_pl.training.module import LambdaGRPO
 
 TOKENIZER = character_tokenizer()
 

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from lambda_grpo_pl.batch import Completions, Prompts, Rewards, RolloutBatch
+from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
 from lambda_grpo_pl.policy import Policy, PolicyConfig
 from lambda_grpo_pl.policy.attention import PACKED
-from lambda_grpo_pl.tasks.tokenizer import character_tokenizer
 
 WIDTH, LENGTH = 7, 12
 

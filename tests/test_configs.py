@@ -10,8 +10,8 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 
-from lambda_grpo_pl.cli import LambdaGRPOCLI, build
-from lambda_grpo_pl.plan import check_plan
+from lambda_grpo_pl.cli.checks import check_plan
+from lambda_grpo_pl.cli.main import LambdaGRPOCLI, build
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml"))

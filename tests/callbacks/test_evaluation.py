@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lambda_grpo_pl.callbacks import BenchmarkEvaluation, EvaluationSettings
+from lambda_grpo_pl.data.benchmarks import BENCHMARKS, Benchmark
+from lambda_grpo_pl.data.sources import PromptSource
 from lambda_grpo_pl.evaluation.records import read_records
-from lambda_grpo_pl.tasks.benchmarks import BENCHMARKS, Benchmark
-from lambda_grpo_pl.tasks.sources import PromptSource
 from tests.known_answers import EngineDiedError, KnownAnswers, evaluate, right_where, write_questions
 from tests.scored import save_tiny_policy
 

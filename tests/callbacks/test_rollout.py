@@ -28,7 +28,7 @@ class StaleSampler(TransformersSampler):
 def test_a_stale_engine_ends_the_run_with_a_sentence(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lambda_grpo_pl.sampling.recipe.TransformersSampler", StaleSampler)
+    monkeypatch.setattr("lambda_grpo_pl.sampling.factory.TransformersSampler", StaleSampler)
     with pytest.raises(SyncError, match=r"differ from the policy's by 0\.05 nats"):
         run("fit", policy, tmp_path, *OPTIONS)
 
@@ -47,7 +47,7 @@ def test_weights_are_synced_once_an_update_and_seeds_differ(
             seeds.append(seed)
             return super().generate(prompts, settings, seed, on_group)
 
-    monkeypatch.setattr("lambda_grpo_pl.sampling.recipe.TransformersSampler", Counting)
+    monkeypatch.setattr("lambda_grpo_pl.sampling.factory.TransformersSampler", Counting)
     with pytest.warns(UserWarning, match=r"cut at 8 tokens.*rollout\.sampling\.max_tokens"):
         run("fit", policy, tmp_path, *OPTIONS, "--dynamic_sampling.max_rounds=1")
     assert len(syncs) == 2
@@ -72,7 +72,7 @@ def test_rewards_judge_groups_that_have_ended_while_others_are_sampled(
         events.append(("heard", first))
         add(self, first, *part)
 
-    monkeypatch.setattr("lambda_grpo_pl.sampling.recipe.TransformersSampler", Telling)
+    monkeypatch.setattr("lambda_grpo_pl.sampling.factory.TransformersSampler", Telling)
     monkeypatch.setattr(JudgingAhead, "add", told)
     run("fit", policy, tmp_path, *OPTIONS[:3], "--dynamic_sampling.max_rounds=1", "--reward.functions=[{name: math}]")
     calls = [number for name, number in events if name == "sampled"]

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from lambda_grpo_pl.callbacks import BenchmarkEvaluation
-from lambda_grpo_pl.tasks.sources import PromptSource
+from lambda_grpo_pl.data.sources import PromptSource
 from tests.known_answers import KnownAnswers, evaluate, right_where
 
 

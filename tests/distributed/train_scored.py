@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
-from lambda_grpo_pl.module import LambdaGRPO
 from lambda_grpo_pl.objective import PreferenceConfig
 from lambda_grpo_pl.policy import PolicyConfig
-from lambda_grpo_pl.settings import OptimizerConfig
+from lambda_grpo_pl.training.config import OptimizerConfig
+from lambda_grpo_pl.training.module import LambdaGRPO
 from tests.scored import ScoredData
 
 STRATEGIES = {

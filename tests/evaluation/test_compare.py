@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from lambda_grpo_pl.data.benchmarks import MATH8, in_registry_order
 from lambda_grpo_pl.evaluation.compare import compare, main
+from lambda_grpo_pl.evaluation.report import RunInfo, tabulate_records, write_tables
 from lambda_grpo_pl.evaluation.runs import Row
-from lambda_grpo_pl.evaluation.tables import RunInfo, tabulate_records, write_tables
-from lambda_grpo_pl.tasks.benchmarks import MATH8, in_registry_order
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from lambda_grpo_pl.evaluation.metrics import (
     StatusShare,
     TruncatedShare,
 )
-from lambda_grpo_pl.evaluation.table import QuestionScores, QuestionTable, answer_classes, summarize
+from lambda_grpo_pl.evaluation.scores import QuestionScores, QuestionTable, answer_classes, summarize
 
 
 def question(index, correct, extracted=None, lengths=None, truncated=None, status=None, scores=None):

@@ -11,7 +11,7 @@ from lambda_grpo_pl.evaluation.records import (
     read_records,
     read_settings,
 )
-from lambda_grpo_pl.evaluation.table import QuestionTable
+from lambda_grpo_pl.evaluation.scores import QuestionTable
 
 SETTINGS = EvaluationSetup(
     benchmark="marbles", template="plain", reward="math", num_samples=2, temperature=1.0, stop=("\n",)

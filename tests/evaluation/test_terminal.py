@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from lambda_grpo_pl.evaluation.tables import RunInfo, tabulate_records
+from lambda_grpo_pl.evaluation.report import RunInfo, tabulate_records
 from lambda_grpo_pl.evaluation.terminal import scores_table
 
 

@@ -8,7 +8,7 @@ import torch
 from lambda_grpo_pl.policy import PolicyConfig
 from tests.policy.test_packing import make_policy, make_rollout
 from tests.scored import save_tiny_policy
-from tests.test_module import assert_same, fit
+from tests.training.test_module import assert_same, fit
 
 pytestmark = pytest.mark.gpu
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lambda_grpo_pl.cli import LambdaGRPOCLI, build
+from lambda_grpo_pl.cli.main import LambdaGRPOCLI, build
 
 ROOT = Path(__file__).parents[2]
 

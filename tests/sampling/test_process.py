@@ -23,7 +23,7 @@ from lambda_grpo_pl.sampling import (
     policy_weights,
     probe_sequences,
 )
-from lambda_grpo_pl.sampling.process import worker_environment
+from lambda_grpo_pl.sampling.process.client import worker_environment
 
 from .parts import EOS, PAD, VOCAB, check_groups_are_heard, random_prompts, tiny_policy
 

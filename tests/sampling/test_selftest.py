@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lambda_grpo_pl.sampling import SyncError, TransformersSampler, check_sync, probe_sequences
-from lambda_grpo_pl.sampling.vllm_support import VLLM_RANGE, require_vllm
+from lambda_grpo_pl.sampling.vllm.compat import VLLM_RANGE, require_vllm
 
 from .parts import EOS, PAD, VOCAB, tiny_policy
 

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import Qwen2Config
 
-import lambda_grpo_pl.sampling.vllm_sampler as vllm_sampler
+import lambda_grpo_pl.sampling.vllm.sampler as vllm_sampler
 from lambda_grpo_pl.sampling import (
     AdapterPlan,
     SamplingSettings,
@@ -26,8 +26,8 @@ from lambda_grpo_pl.sampling import (
     probe_sequences,
 )
 from lambda_grpo_pl.sampling.decoding import processed_logprobs
-from lambda_grpo_pl.sampling.vllm_lora import engine_arguments
-from lambda_grpo_pl.sampling.vllm_support import LAUNCH_VARIABLES
+from lambda_grpo_pl.sampling.vllm.compat import LAUNCH_VARIABLES
+from lambda_grpo_pl.sampling.vllm.lora import engine_arguments
 
 from .parts import EOS, PAD, VOCAB, check_groups_are_heard, check_stop_tokens_end_responses, random_prompts, tiny_policy
 

@@ -1,18 +1,18 @@
 """Callbacks: what happens in text, and what only reads. Each writes one slot of the batch before the step, or none."""
 
-from lambda_grpo_pl.callbacks.asking import EvaluationSettings
+from lambda_grpo_pl.callbacks.completions import CompletionsTable
 from lambda_grpo_pl.callbacks.evaluation import BenchmarkEvaluation
+from lambda_grpo_pl.callbacks.evaluation_settings import EvaluationSettings
 from lambda_grpo_pl.callbacks.export import HuggingFaceExport
 from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
 from lambda_grpo_pl.callbacks.one_step_off import OneStepOff
-from lambda_grpo_pl.callbacks.plan import StartupPlan
 from lambda_grpo_pl.callbacks.predictions import PredictionWriter
 from lambda_grpo_pl.callbacks.progress import RolloutProgressBar
 from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
+from lambda_grpo_pl.callbacks.startup import StartupPlan
 from lambda_grpo_pl.callbacks.summary import RunSummary
-from lambda_grpo_pl.callbacks.table import CompletionsTable
 from lambda_grpo_pl.callbacks.timing import PhaseTimer
 
 __all__ = [

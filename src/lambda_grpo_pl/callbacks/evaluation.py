@@ -18,20 +18,21 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 
 from lambda_grpo_pl.batch import RolloutBatch
-from lambda_grpo_pl.callbacks.asking import Asking, EvaluationSettings, plan_asking
+from lambda_grpo_pl.callbacks.evaluation_settings import Asking, EvaluationSettings, plan_asking
 from lambda_grpo_pl.callbacks.lookup import find_callback
-from lambda_grpo_pl.callbacks.responses import as_rewards, cut, nothing, question_records, unanswered, with_stops
+from lambda_grpo_pl.callbacks.question_records import nothing, question_records, unanswered
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
-from lambda_grpo_pl.callbacks.scoring import ResponseScoring
+from lambda_grpo_pl.data.benchmarks import BENCHMARKS
 from lambda_grpo_pl.evaluation.identity import method_name, weights_digest
 from lambda_grpo_pl.evaluation.metrics import BenchmarkScores
+from lambda_grpo_pl.evaluation.progress import ResumableSet, set_aside_other_weights
 from lambda_grpo_pl.evaluation.records import QuestionRecord
-from lambda_grpo_pl.evaluation.resuming import ResumableSet, set_aside_other_weights
-from lambda_grpo_pl.evaluation.tables import BenchmarkResult, RunInfo, write_tables
+from lambda_grpo_pl.evaluation.report import BenchmarkResult, RunInfo, write_tables
 from lambda_grpo_pl.evaluation.terminal import scores_table
 from lambda_grpo_pl.rewards import RewardSuite
-from lambda_grpo_pl.tasks.benchmarks import BENCHMARKS
+from lambda_grpo_pl.rollout.responses import as_rewards, cut, with_stops
+from lambda_grpo_pl.rollout.scoring import ResponseScoring
 
 
 class BenchmarkEvaluation(L.Callback):

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import lightning as L
 
 from lambda_grpo_pl.batch import Completions, Prompts, Rewards, RolloutBatch
-from lambda_grpo_pl.callbacks.responses import as_rewards
-from lambda_grpo_pl.callbacks.scoring import ResponseScoring
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite, SuiteScores
+from lambda_grpo_pl.rollout.responses import as_rewards
+from lambda_grpo_pl.rollout.scoring import ResponseScoring
 from lambda_grpo_pl.sampling import OnGroup
 
 

@@ -12,9 +12,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lambda_grpo_pl.batch import Completions, Prompts, RolloutBatch
 from lambda_grpo_pl.callbacks.lookup import find_callback
-from lambda_grpo_pl.callbacks.responses import cut, read_responses, with_stops
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.timing import timed
+from lambda_grpo_pl.rollout.responses import cut, read_responses, with_stops
 from lambda_grpo_pl.sampling import (
     OnGroup,
     Sampler,

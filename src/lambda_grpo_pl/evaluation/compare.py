@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lambda_grpo_pl.evaluation.layouts import AVERAGE, METHODS, as_markdown
+from lambda_grpo_pl.data.benchmarks import in_registry_order
+from lambda_grpo_pl.evaluation.compare_report import AVERAGE, METHODS, as_markdown
+from lambda_grpo_pl.evaluation.intervals import Comparison, Interval, average_interval, compare_averages, holm
 from lambda_grpo_pl.evaluation.records import EvaluationSetup
 from lambda_grpo_pl.evaluation.runs import Row, read_rows
-from lambda_grpo_pl.evaluation.statistics import Comparison, Interval, average_interval, compare_averages, holm
-from lambda_grpo_pl.tasks.benchmarks import in_registry_order
 
 Layout = Literal["methods", "paper"]
 OWN_SETTINGS = {"policy", "seed"}  # runs may differ in these and still be measured the same way

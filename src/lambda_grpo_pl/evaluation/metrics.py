@@ -18,8 +18,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lambda_grpo_pl.evaluation.statistics import best_at_k
-from lambda_grpo_pl.evaluation.table import (
+from lambda_grpo_pl.evaluation.intervals import best_at_k
+from lambda_grpo_pl.evaluation.scores import (
     STATUSES,
     QuestionScores,
     QuestionTable,

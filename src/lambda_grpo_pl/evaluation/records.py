@@ -21,7 +21,7 @@ from typing import Any, Self
 import pyarrow as pa
 from pyarrow import parquet
 
-from lambda_grpo_pl.evaluation.table import QuestionScores
+from lambda_grpo_pl.evaluation.scores import QuestionScores
 
 MERGED = "records.parquet"
 METADATA_KEY = b"evaluation_setup"

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lambda_grpo_pl.evaluation.records import EvaluationSetup, read_records, read_settings
-from lambda_grpo_pl.evaluation.tables import RUN, RunInfo
+from lambda_grpo_pl.evaluation.report import RUN, RunInfo
 
 
 @dataclass(frozen=True, slots=True)

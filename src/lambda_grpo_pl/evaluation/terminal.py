@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lambda_grpo_pl.evaluation.extractors import describe_extraction
-from lambda_grpo_pl.evaluation.tables import BenchmarkResult, RunInfo, percent
+from lambda_grpo_pl.evaluation.report import BenchmarkResult, RunInfo, percent
 
 COLUMNS = ("questions", "score", "95 %", "tokens", "cut", "no answer", "failed")
 

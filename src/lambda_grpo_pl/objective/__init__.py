@@ -12,9 +12,9 @@ It takes tensors and knows nothing of this package's batches, so that it can be 
 
 from lambda_grpo_pl.objective.advantages import AdvantageConfig, compute_advantages, reward_moments
 from lambda_grpo_pl.objective.context import FEATURES, context_features
+from lambda_grpo_pl.objective.diagnostics import preference_statistics
 from lambda_grpo_pl.objective.families import FAMILIES, Family, GroupLengths
 from lambda_grpo_pl.objective.loss import LossOutput, TokenLogprobs, policy_loss, token_statistics
-from lambda_grpo_pl.objective.normalisation import TokenCount, count_tokens
 from lambda_grpo_pl.objective.preference import (
     LEARNABLE,
     LengthPreference,
@@ -22,7 +22,6 @@ from lambda_grpo_pl.objective.preference import (
     effective_sample_size,
     preference_objective,
 )
-from lambda_grpo_pl.objective.statistics import preference_statistics
 from lambda_grpo_pl.objective.surrogate import (
     ClipFlags,
     SurrogateConfig,
@@ -33,6 +32,7 @@ from lambda_grpo_pl.objective.surrogate import (
     sequence_log_ratio,
     token_surrogate,
 )
+from lambda_grpo_pl.objective.token_count import TokenCount, count_tokens
 
 __all__ = [
     "FAMILIES",

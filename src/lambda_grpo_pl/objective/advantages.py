@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lambda_grpo_pl.objective.groups import active_mask, group_mean, group_size, group_std, widen
+from lambda_grpo_pl.objective.group_math import active_mask, group_mean, group_size, group_std, widen
 
 Baseline = Literal["mean", "leave_one_out", "none"]
 Scale = Literal["group", "batch", "none"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lambda_grpo_pl.objective.groups import active_mask, group_mean, group_std, widen
+from lambda_grpo_pl.objective.group_math import active_mask, group_mean, group_std, widen
 
 FEATURES = ("mean_reward", "length_cv", "log_mean_length", "prompt_length")
 """The K columns of `context_features`."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from lambda_grpo_pl.objective.groups import active_mask, group_mean, group_size, group_std, widen
+from lambda_grpo_pl.objective.group_math import active_mask, group_mean, group_size, group_std, widen
 
 if TYPE_CHECKING:
     from lambda_grpo_pl.objective.preference import PreferenceConfig

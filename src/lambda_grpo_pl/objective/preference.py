@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from lambda_grpo_pl.objective.context import FEATURES, RunningMoments
 from lambda_grpo_pl.objective.families import FAMILIES, GroupLengths
-from lambda_grpo_pl.objective.groups import active_mask, group_size, widen
-from lambda_grpo_pl.objective.normalisation import TokenCount
+from lambda_grpo_pl.objective.group_math import active_mask, group_size, widen
+from lambda_grpo_pl.objective.token_count import TokenCount
 
 Learn = Literal["fixed", "surrogate", "validation"]
 LEARNABLE = tuple(name for name, family in FAMILIES.items() if family.derivative is not None)

@@ -3,8 +3,8 @@
     suite.py        RewardSpec, RewardSuite: what the callbacks use; ahead.py judges while others still sample
     registry.py     names, `@register("mine")`, dotted paths
     verdict.py      Verdict, and the two shapes of a reward
-    answers.py      math, numeric, exact, multiple_choice   (extraction → normalization → quantities → equivalence)
-    lenient.py      math_lenient, scored as another harness does
+    math/           math, numeric, exact, multiple_choice   (extraction → normalization → quantities → equivalence),
+                    and math_lenient, scored as another harness does
     formats.py      format_think, format_boxed, json, regex
     lengths.py      overlong, length
     overlap.py      rouge, chrf, bleu
@@ -13,8 +13,9 @@
 No torch here, and math-verify is imported by workers only.
 """
 
-from lambda_grpo_pl.rewards import answers, formats, lengths, lenient, overlap  # noqa: F401 - registers the built-in rewards
+from lambda_grpo_pl.rewards import formats, lengths, overlap  # noqa: F401 - registers the built-in rewards
 from lambda_grpo_pl.rewards.ahead import JudgingAhead
+from lambda_grpo_pl.rewards.math import answers, lenient  # noqa: F401 - likewise
 from lambda_grpo_pl.rewards.pool import PoolConfig
 from lambda_grpo_pl.rewards.registry import REGISTRY, build, register
 from lambda_grpo_pl.rewards.suite import RewardSpec, RewardSuite, SuiteScores, grade

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lambda_grpo_pl.rewards.extraction import boxed_spans
+from lambda_grpo_pl.rewards.math.extraction import boxed_spans
 from lambda_grpo_pl.rewards.registry import register
 from lambda_grpo_pl.rewards.verdict import Verdict
 

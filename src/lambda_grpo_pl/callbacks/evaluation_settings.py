@@ -1,0 +1,101 @@
+"""How each set is asked: the benchmark's own settings, or those of a set of one's own, and what overrides them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from lambda_grpo_pl.data.benchmarks import BENCHMARKS
+from lambda_grpo_pl.data.sources import PromptSource
+from lambda_grpo_pl.data.templates import find_template
+from lambda_grpo_pl.evaluation.records import EvaluationSetup
+from lambda_grpo_pl.rewards import RewardSpec
+from lambda_grpo_pl.sampling import SamplingSettings
+
+
+@dataclass(kw_only=True)
+class EvaluationSettings:
+    """How responses are sampled in evaluation; null leaves the benchmark's own setting."""
+
+    temperature: float | None = None
+    """0 is greedy."""
+    top_p: float | None = None
+    """Nucleus of the sampling distribution."""
+    top_k: int | None = None
+    """Most likely tokens kept; 0 keeps all."""
+    num_samples: int | None = None
+    """Responses per question, n."""
+    max_tokens: int | None = None
+    """Response tokens after which a response is cut."""
+
+    def __post_init__(self) -> None:
+        checked = self.apply(SamplingSettings())
+        if self.temperature == 0:
+            refuse_greedy_repeats("The evaluation's overrides", checked)
+
+    def apply(self, settings: SamplingSettings) -> SamplingSettings:
+        """`settings` with what is set here."""
+        return replace(settings, **{name: value for name, value in vars(self).items() if value is not None})
+
+
+class Asking(NamedTuple):
+    """One set, as this evaluation asks it."""
+
+    sampling: SamplingSettings
+    """How responses are drawn."""
+    rewards: tuple[RewardSpec, ...]
+    """What scores them, the task's reward first; empty for the training rewards."""
+    setup: EvaluationSetup
+    """The same and the template, as they are recorded and printed with every score."""
+
+
+def plan_asking(
+    source: PromptSource,
+    overrides: Sequence[EvaluationSettings],
+    training: SamplingSettings,
+    training_rewards: Sequence[RewardSpec],
+    seed: int,
+) -> Asking:
+    """Return how a set is asked; later `overrides` win.
+
+    A registered benchmark brings its sampling and its reward; any other set is sampled greedily at the training limit
+    and scored by the training rewards. Raises `ValueError` for several greedy samples of a question.
+    """
+    entry = BENCHMARKS.get(source.name) if source.benchmark else None
+    if entry is None:
+        sampling = SamplingSettings(temperature=0.0, max_tokens=training.max_tokens)
+        rewards: tuple[RewardSpec, ...] = ()
+    else:
+        sampling = SamplingSettings(
+            temperature=entry.temperature, top_p=entry.top_p, num_samples=entry.num_samples, max_tokens=entry.max_tokens
+        )
+        rewards = (RewardSpec(name=entry.reward, params=entry.reward_params),)
+    for override in overrides:
+        sampling = override.apply(sampling)
+    refuse_greedy_repeats(f"The evaluation of {source.name}", sampling)
+    judges = rewards or training_rewards
+    setup = EvaluationSetup(
+        benchmark=source.name,
+        template=source.default_template,
+        reward=" + ".join(spec.name if spec.weight == 1 else f"{spec.weight:g}·{spec.name}" for spec in judges),
+        reward_params=judges[0].params if len(judges) == 1 else {spec.label: spec.params for spec in judges},
+        metric=entry.metric if entry else "accuracy",
+        num_samples=sampling.num_samples,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        max_tokens=sampling.max_tokens,
+        stop=find_template(source.default_template).stop,
+        seed=seed,
+    )
+    return Asking(sampling, rewards, setup)
+
+
+def refuse_greedy_repeats(who: str, sampling: SamplingSettings) -> None:
+    """Raise `ValueError` for several samples at temperature 0: they are all the same."""
+    if sampling.greedy and sampling.num_samples > 1:
+        raise ValueError(
+            f"{who} would take {sampling.num_samples} samples of each question at temperature 0, which are all the "
+            "same: set evaluation.overrides.temperature above 0, or num_samples to 1."
+        )

@@ -1,0 +1,144 @@
+"""`lambda-grpo fit | validate | test | predict | compare`: LightningCLI with this package's module, data and callbacks.
+
+Each callback has a section of its own (`rollout`, `reward`, …), so that overlays merge key by key; their order is
+fixed here. Checks that need several sections, and no model, run before anything is built.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+from jsonargparse import set_parsing_settings
+from jsonargparse.typing import NonNegativeInt
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from lambda_grpo_pl.builtin.base_model import resolve_model_path
+from lambda_grpo_pl.callbacks import (
+    BenchmarkEvaluation,
+    CompletionsTable,
+    DynamicSampling,
+    HeldoutRollout,
+    HuggingFaceExport,
+    OneStepOff,
+    PhaseTimer,
+    PredictionWriter,
+    PreferenceMonitor,
+    RewardCallback,
+    RolloutCallback,
+    RunSummary,
+    StartupPlan,
+)
+from lambda_grpo_pl.callbacks.one_step_off import check_correction
+from lambda_grpo_pl.cli.checks import check_plan, check_shares
+from lambda_grpo_pl.cli.quiet import quieten_libraries
+from lambda_grpo_pl.data.module import PromptDataModule
+from lambda_grpo_pl.data.preview import preview_prompts
+from lambda_grpo_pl.evaluation.compare import main as compare
+from lambda_grpo_pl.training.module import LambdaGRPO
+
+DEBUG_VARIABLE = "LAMBDA_GRPO_DEBUG"
+BAD_INPUT = (ValueError, OSError, MisconfigurationException)
+"""What a user can bring about: settings that don't fit, and files or hub names that aren't there."""
+
+# In hook order: sample, score, refill, hold out, begin the next rollout; then what only reads. The summary reads what
+# the timer counted.
+SECTIONS = {
+    "evaluation": BenchmarkEvaluation,
+    "rollout": RolloutCallback,
+    "reward": RewardCallback,
+    "dynamic_sampling": DynamicSampling,
+    "heldout": HeldoutRollout,
+    "one_step_off": OneStepOff,
+    "monitor": PreferenceMonitor,
+    "table": CompletionsTable,
+    "predictions": PredictionWriter,
+    "export": HuggingFaceExport,
+    "plan": StartupPlan,
+    "timer": PhaseTimer,
+    "summary": RunSummary,
+}
+
+
+class Parser(LightningArgumentParser):
+    """Parser whose errors are one sentence, without a usage of 170 lines before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise what is wrong with an argument or a file."""
+        raise ValueError(f"{message.rstrip('.')}; `lambda-grpo fit --help` lists every key.") from ex
+
+
+class LambdaGRPOCLI(LightningCLI):
+    """LightningCLI whose sections are wired to each other."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add a section for each callback, and say once what several sections need to know."""
+        for section, callback in SECTIONS.items():
+            parser.add_lightning_class_args(callback, section)
+        parser.add_argument(
+            "--print_prompt",
+            type=NonNegativeInt,
+            default=0,
+            metavar="N",
+            help="Print the first N prompts of each validation set as the policy reads them, with token ids, and end.",
+        )
+        parser.link_arguments("rollout.sampling.temperature", "model.temperature")
+        parser.link_arguments("rollout.sampling.max_tokens", "model.max_response_tokens")
+        parser.link_arguments("model.policy.path", "data.tokenizer_path")
+        parser.link_arguments("seed_everything", "rollout.seed", compute_fn=lambda seed: int(seed or 0))
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a plan that cannot work, then turn `builtin:` model names into folders."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        check_plan(config)
+        check_correction(config.one_step_off.enabled, config.model.objective.surrogate.is_correction)
+        for name in ("path", "reference_path"):
+            value = config.model.policy[name]
+            if value is not None:
+                config.model.policy[name] = resolve_model_path(value)
+        config.data.tokenizer_path = config.model.policy.path
+        if "verbose" in config:
+            config.verbose = False  # Lightning's list of every measure, after the evaluation's own table
+
+    def after_instantiate_classes(self) -> None:
+        """Show prompts if asked to; refuse prompts that ranks can't share evenly, now that their number is known."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if config.print_prompt:
+            data = self.datamodule
+            print(preview_prompts(data.val_sources, data.rules.without_skipping(), data.tokenizer, config.print_prompt))
+            raise SystemExit
+        check_shares(self.datamodule.batch_size, self.model.updates, self.trainer.world_size)
+
+
+def build(args: ArgsType = None, run: bool = True) -> LambdaGRPOCLI:
+    """Parse `args` (the command line if None), build trainer, module and data, and run the subcommand if `run`."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
+    return LambdaGRPOCLI(
+        LambdaGRPO,
+        PromptDataModule,
+        args=args,
+        run=run,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        parser_class=Parser,
+        parser_kwargs={"parser_mode": "omegaconf+"},  # resolves ${section.key} after overlays and arguments
+        auto_configure_optimizers=False,
+    )
+
+
+def main() -> int:
+    """Console entry point; bad input ends with one sentence and exit status 2 (LAMBDA_GRPO_DEBUG=1: a traceback)."""
+    if sys.argv[1:2] == ["compare"]:
+        return compare(sys.argv[2:])
+    quieten_libraries()
+    try:
+        build()
+    except BAD_INPUT as error:
+        if os.environ.get(DEBUG_VARIABLE) == "1":
+            raise
+        print(f"lambda-grpo: {' '.join(str(error).split())}\n({DEBUG_VARIABLE}=1 shows where.)", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,45 @@
+"""Encoded prompts side by side, and a test set dealt out to the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from lambda_grpo_pl.batch import Prompts, RolloutBatch
+from lambda_grpo_pl.data.prompts import EncodedPrompt
+
+
+class ValBatches:
+    """One validation set, dealt out to the ranks batch by batch.
+
+    All ranks get equally many batches. Where the questions run out the first ones come again: `example["index"]`, the
+    number of the question in its set, tells which, and a metric counts each once.
+    """
+
+    def __init__(
+        self, rows: list[EncodedPrompt], batch_size: int, pad_token_id: int, rank: int, world_size: int
+    ) -> None:
+        """Deal `rows` out to `world_size` ranks, `batch_size` questions at a time."""
+        self.rows, self.batch_size, self.pad_token_id = rows, batch_size, pad_token_id
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[RolloutBatch]:
+        """Yield this rank's batches; a single rank repeats nothing."""
+        per_rank = -(-len(self.rows) // self.world_size)
+        mine = [self.rows[(self.rank + turn * self.world_size) % len(self.rows)] for turn in range(per_rank)]
+        for index in range(len(self)):
+            part = mine[index * self.batch_size : (index + 1) * self.batch_size]
+            yield RolloutBatch(pad_prompts(part, self.pad_token_id), index)
+
+
+def pad_prompts(rows: Sequence[EncodedPrompt], pad_token_id: int) -> Prompts:
+    """Put B rows side by side: ids [B, P] left-padded to the longest."""
+    lengths = [len(row.ids) for row in rows]
+    ids = torch.full((len(rows), max(lengths)), pad_token_id)
+    for row, target in zip(rows, ids, strict=True):
+        target[len(target) - len(row.ids) :] = torch.tensor(row.ids)
+    return Prompts(ids, torch.tensor(lengths), tuple(row.example for row in rows))

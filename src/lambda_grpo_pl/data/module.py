@@ -1,0 +1,235 @@
+"""Prompts for training and validation, in an order that a resumed run continues to the row.
+
+Training prompts are one endless stream: batch k is rows [k·B, (k+1)·B), of which rank r of W reads its B/W. The order
+is a function of (seed, epoch) alone, so the state is how many batches were *trained on* (Lightning fetches one ahead)
+and how far the further streams were drawn. To Lightning this is one epoch without end: `trainer.max_steps` ends it.
+Left out: worker processes. Tokenising a prompt takes a fraction of a millisecond and a step takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from itertools import count
+from typing import Any, Literal, NamedTuple
+
+import lightning as L
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from lambda_grpo_pl.batch import Prompts, RolloutBatch
+from lambda_grpo_pl.builtin.base_model import resolve_model_path
+from lambda_grpo_pl.data.batching import ValBatches, pad_prompts
+from lambda_grpo_pl.data.benchmarks import find_benchmarks
+from lambda_grpo_pl.data.prompts import EncodedPrompt, PromptReader, PromptRules
+from lambda_grpo_pl.data.sources import PromptSource
+from lambda_grpo_pl.data.streams import PromptSequence, PromptStream, PromptTable
+from lambda_grpo_pl.data.templates import find_template
+
+Stream = Literal["replacement", "heldout"]
+
+
+class Position(NamedTuple):
+    """How far a run has read; equal on all ranks."""
+
+    num_batches: int
+    """Training batches, counted from 0 across epochs and resumes."""
+    cursors: dict[str, int]
+    """Rows drawn from each further stream, on all ranks together."""
+
+
+class PromptDataModule(L.LightningDataModule):
+    """Reads prompt sources and hands out `RolloutBatch`es whose `prompts` are set."""
+
+    def __init__(
+        self,
+        tokenizer_path: str,
+        train: PromptSource | None = None,
+        val: list[PromptSource] | None = None,
+        heldout: PromptSource | None = None,
+        rules: PromptRules | None = None,
+        batch_size: int = 32,
+        val_batch_size: int = 64,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        """Keep the settings; files are read and the tokenizer is loaded in `setup`.
+
+        Args:
+            tokenizer_path: Policy whose tokenizer reads the prompts: a folder, a hub id or `builtin:arithmetic-tiny`.
+            train: Training prompts; null takes the built-in arithmetic.
+            val: Validation sets, one data loader each; null takes the built-in arithmetic's test split.
+            heldout: Prompts on which the `validation` rule tunes λ; never trained on, and not those of `val`.
+            rules: What becomes of long prompts and of rows that can't be used.
+            batch_size: Prompts of one training step on all ranks together.
+            val_batch_size: Questions of one validation batch on each rank.
+            shuffle: Visit the training prompts in a new order each epoch.
+            seed: Decides the order.
+        """
+        super().__init__()
+        if batch_size < 1 or val_batch_size < 1:
+            raise ValueError(
+                f"data.batch_size is {batch_size} and val_batch_size {val_batch_size}: set both to 1 or more."
+            )
+        self.tokenizer_path = tokenizer_path
+        self.train_source = train or PromptSource()
+        self.val_sources = _spell_out(val if val is not None else [PromptSource(split="test")])
+        self.heldout_source = heldout
+        self.rules = rules or PromptRules()
+        self.batch_size, self.val_batch_size = batch_size, val_batch_size
+        self.shuffle, self.seed = shuffle, seed
+        self._streams: dict[str, PromptSequence] = {}
+        self._val_rows: list[list[EncodedPrompt]] = []
+        self._position = self._before_batch = Position(0, {"replacement": 0, "heldout": 0})
+        self._resumed: dict[str, int] = {}
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The policy's tokenizer."""
+        return AutoTokenizer.from_pretrained(resolve_model_path(self.tokenizer_path))
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """What ends a response to a training prompt, besides the end-of-sequence token."""
+        return find_template(self.train_source.default_template).stop
+
+    @property
+    def val_names(self) -> list[str]:
+        """Name of each validation set, in the order of the data loaders."""
+        return [source.name for source in self.val_sources]
+
+    def setup(self, stage: str) -> None:
+        """Read what `stage` needs, once. Raises `ValueError` for a source that can't be read (see `PromptReader`)."""
+        if stage == "fit" and not self._streams:
+            self._streams = self._open_streams()
+        if not self._val_rows:
+            self._val_rows = [
+                PromptReader(source, self.rules.without_skipping(), self.tokenizer).read()
+                for source in self.val_sources
+            ]
+
+    def train_dataloader(self) -> Iterable[RolloutBatch]:
+        """Return this rank's batches from the present position on, without end."""
+        self._check_plan()
+        return TrainBatches(self)
+
+    def val_dataloader(self) -> list[ValBatches]:
+        """Return a loader for each validation set: each question once, no shuffling."""
+        rank, world_size = self._rank()
+        return [ValBatches(rows, self.val_batch_size, self._pad, rank, world_size) for rows in self._val_rows]
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+    def train_batch(self, index: int) -> RolloutBatch:
+        """Return this rank's part of training batch `index`, B/W prompts, whatever was read before."""
+        rank, world_size = self._rank()
+        share = self.batch_size // world_size
+        rows = self._streams["train"].take(index * self.batch_size + rank * share, share)
+        return RolloutBatch(pad_prompts(rows, self._pad), index)
+
+    def draw(self, num_prompts: int, stream: Stream) -> Prompts:
+        """Return this rank's next `num_prompts` of a further stream; every rank asks for the same number.
+
+        `replacement` reads the training prompts in an order of its own, `heldout` the held-out source. Both
+        positions are part of the state. Raises `ValueError` for `heldout` without a held-out source.
+        """
+        if stream not in self._streams:
+            raise ValueError(
+                "There are no held-out prompts: set data.heldout to a source that is neither trained nor tested on."
+            )
+        rank, world_size = self._rank()
+        cursor = self._position.cursors[stream]
+        rows = self._streams[stream].take(cursor + rank * num_prompts, num_prompts)
+        self._position = self._position._replace(
+            cursors={**self._position.cursors, stream: cursor + num_prompts * world_size}
+        )
+        return pad_prompts(rows, self._pad)
+
+    def on_after_batch_transfer(self, batch: RolloutBatch, dataloader_idx: int) -> RolloutBatch:
+        """Note that training now begins on this batch: the loader itself is one batch ahead."""
+        if self._trainer().training:
+            self._before_batch = self._position._replace(num_batches=batch.index)
+            self._position = self._position._replace(num_batches=batch.index + 1)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch that was trained on, and the plan it belongs to."""
+        progress: Any = self._trainer().fit_loop.epoch_loop.batch_progress.current
+        position = self._position if progress.processed >= progress.ready else self._before_batch
+        return {"position": position._asdict(), "plan": self._plan()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue after the last batch that was trained on."""
+        self._position = self._before_batch = Position(**state_dict["position"])
+        self._resumed = state_dict["plan"]
+
+    def _open_streams(self) -> dict[str, PromptSequence]:
+        streams = {"train": self._sequence(self.train_source, "train")}
+        train = streams["train"]
+        if isinstance(train, PromptTable):
+            streams["replacement"] = PromptTable(train.rows, self.seed, "replacement")
+        else:
+            streams["replacement"] = self._sequence(self.train_source, "replacement")
+        if self.heldout_source is not None:
+            streams["heldout"] = self._sequence(self.heldout_source, "heldout")
+        return streams
+
+    def _sequence(self, source: PromptSource, name: str) -> PromptSequence:
+        reader = PromptReader(source, self.rules, self.tokenizer)
+        if source.streaming:
+            return PromptStream(reader, self.seed, name, self.shuffle)
+        return PromptTable(reader.read(), self.seed, name, self.shuffle)
+
+    def _plan(self) -> dict[str, int]:
+        return {"batch_size": self.batch_size, "seed": self.seed}
+
+    def _check_plan(self) -> None:
+        """Raise `ValueError` for a plan that can't be kept, or isn't that of the run being resumed."""
+        trainer, (_, world_size) = self._trainer(), self._rank()
+        if self.batch_size % world_size:
+            raise ValueError(
+                f"data.batch_size is {self.batch_size}, which {world_size} ranks can't share evenly: set it to a "
+                f"multiple of {world_size}."
+            )
+        if trainer.max_steps == -1:
+            raise ValueError(
+                "Prompts come without end: set trainer.max_steps to the number of policy updates you want."
+            )
+        for name, value in self._resumed.items():
+            if self._plan()[name] != value:
+                raise ValueError(
+                    f"The checkpoint was trained with data.{name} {value} and this run has {self._plan()[name]}, "
+                    "which would skip or repeat prompts: set it back, or start from the exported model instead."
+                )
+
+    def _trainer(self) -> L.Trainer:
+        assert self.trainer is not None
+        return self.trainer
+
+    def _rank(self) -> tuple[int, int]:
+        return self._trainer().global_rank, self._trainer().world_size
+
+    @property
+    def _pad(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+
+class TrainBatches:
+    """Training batches of one rank, without end: iterating starts where training stands."""
+
+    def __init__(self, data: PromptDataModule) -> None:
+        """Read from `data`, and its position when iteration begins."""
+        self.data = data
+
+    def __iter__(self) -> Iterator[RolloutBatch]:
+        """Yield from the first batch that hasn't been trained on."""
+        return map(self.data.train_batch, count(self.data._position.num_batches))
+
+
+def _spell_out(sources: list[PromptSource]) -> list[PromptSource]:
+    """Replace a suite of benchmarks by its members."""
+    spelled: list[PromptSource] = []
+    for source in sources:
+        names = [None] if source.benchmark is None else [entry.name for entry in find_benchmarks([source.benchmark])]
+        spelled += [replace(source, benchmark=name) for name in names]
+    return spelled

@@ -1,0 +1,99 @@
+"""What a dashboard shows about the length preference."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lambda_grpo_pl.objective.families import GroupLengths
+from lambda_grpo_pl.objective.group_math import group_mean, group_size, group_std, widen
+from lambda_grpo_pl.objective.preference import LengthPreference, effective_sample_size
+from lambda_grpo_pl.objective.token_count import TokenCount
+
+TERCILES = ("short", "middle", "long")
+
+
+@torch.no_grad()
+def preference_statistics(
+    preference: LengthPreference,
+    weights: Tensor,
+    lengths: Tensor,
+    advantages: Tensor,
+    correct: Tensor,
+    count: TokenCount,
+    active: Tensor | None = None,
+    features: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Scalars about f on this rank, each a mean or a share that may be averaged over ranks; none is ever NaN.
+
+    * `f_min`, `f_max`, `ess`: a group's smallest and largest f, and (Σf)²/Σf² as a share of its responses, averaged;
+    * `floored`: share of responses whose h (or 1 + λ r z) was lifted to the floor;
+    * `length_advantage_corr`: correlation of length (minus its group's mean) and advantage, what drives λ on-policy;
+    * `weight_short`, `weight_middle`, `weight_long`: share of Σ|f A| ℓ / Z held by each third of responses by length;
+    * `length_correct`, `length_incorrect`: mean tokens; the mean over all responses where there is none of the kind;
+    * `lambda`, `at_bound`; `grpo_lambda`: the λ at which this batch's f would equal GRPO's to first order.
+
+    Shapes: weights f, lengths, advantages, correct (bool), active (bool) [B, G]; features [B, K].
+    """
+    group = GroupLengths.of(lengths, count.mean_length, active)
+    mask, tokens = group.active, group.lengths
+    num_responses = widen(mask.sum()).clamp(min=1)
+    lam = preference.effective_lambda(features).detach()
+    statistics = {
+        **_spread(widen(weights), mask),
+        **_tercile_shares((weights * widen(advantages)).abs() * tokens / count.denominator, tokens, mask),
+        **_lengths_by_outcome(tokens, correct.bool(), mask),
+        "length_advantage_corr": _correlation(tokens, widen(advantages), mask),
+        "lambda": lam.mean(),
+        "at_bound": widen((lam.abs() >= preference.config.bound).any()),
+        "grpo_lambda": _grpo_lambda(preference, tokens, mask),
+    }
+    if preference.family.floored is not None:
+        statistics["floored"] = preference.family.floored(group, lam, preference.config).sum() / num_responses
+    return statistics
+
+
+def _mean_over_groups(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of [B, 1] over the groups that have an active response."""
+    lively = mask.any(-1, keepdim=True)
+    return (values * lively).sum() / lively.sum().clamp(min=1)
+
+
+def _spread(weights: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    smallest = torch.where(mask, weights, torch.inf).amin(-1, keepdim=True).nan_to_num(posinf=0.0)
+    return {
+        "f_min": _mean_over_groups(smallest, mask),
+        "f_max": _mean_over_groups(weights.amax(-1, keepdim=True), mask),
+        "ess": _mean_over_groups(effective_sample_size(weights) / group_size(mask), mask),
+    }
+
+
+def _tercile_shares(influence: Tensor, tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    ordered = influence[mask][tokens[mask].argsort(stable=True)]
+    total = ordered.sum().clamp(min=1e-30)
+    thirds = torch.tensor_split(ordered, 3)
+    return {f"weight_{name}": third.sum() / total for name, third in zip(TERCILES, thirds, strict=True)}
+
+
+def _lengths_by_outcome(tokens: Tensor, correct: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    overall = (tokens * mask).sum() / mask.sum().clamp(min=1)
+
+    def mean_length(chosen: Tensor) -> Tensor:
+        return torch.where(chosen.any(), (tokens * chosen).sum() / chosen.sum().clamp(min=1), overall)
+
+    return {"length_correct": mean_length(correct & mask), "length_incorrect": mean_length(~correct & mask)}
+
+
+def _correlation(tokens: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    longer = (tokens - group_mean(tokens, mask)) * mask
+    better = (advantages - group_mean(advantages, mask)) * mask
+    scale = (longer.square().sum() * better.square().sum()).sqrt()
+    return torch.where(scale > 0, (longer * better).sum() / scale.clamp(min=1e-30), 0.0)
+
+
+def _grpo_lambda(preference: LengthPreference, tokens: Tensor, mask: Tensor) -> Tensor:
+    """ℓ̄/ℓ ≈ 1 − CV·z and f ≈ 1 + λ r z, hence λ = −CV/r; under relative_power GRPO is λ = −1."""
+    if preference.config.family == "relative_power":
+        return -torch.ones_like(tokens[0, 0])
+    cv = group_std(tokens, mask, unbiased=False) / group_mean(tokens, mask).clamp(min=1)
+    return _mean_over_groups(-cv / preference.config.r, mask)

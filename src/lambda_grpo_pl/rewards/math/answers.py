@@ -1,0 +1,165 @@
+"""Rewards for a final answer: `math`, `numeric`, `exact`, `multiple_choice`. The gold is `example["answer"]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from lambda_grpo_pl.rewards.math.extraction import extract_answer
+from lambda_grpo_pl.rewards.math.normalization import normalize, plain_text, tight
+from lambda_grpo_pl.rewards.math.probe import differ, identical
+from lambda_grpo_pl.rewards.math.quantities import read_quantity, same_quantity
+from lambda_grpo_pl.rewards.registry import register
+from lambda_grpo_pl.rewards.verdict import NO_ANSWER, Query, Verdict, Verifier, judged
+
+MAX_ANSWER_CHARS = 2000
+"""An answer this much longer than its gold is wrong unread."""
+
+_EVERYDAY = (
+    r"\frac{x^2+1}{2\pi}",
+    r"3\sqrt{13}-\sqrt[3]{2}",
+    r"\sin^2 t\cdot e^{-2t}",
+    "x=2, y<3",
+    "(-\\infty, 0.5]",
+    r"5!\times 7",
+)
+"""What `math` parses before the first fork, so that workers start with their parser's tables built."""
+
+_WORDS = re.compile(r"[^\W\d_]{2,}(?:[ .'-]+[^\W\d_]+)*")
+_CHOICE = re.compile(r"\(?([A-Za-z])\)?(?:[.):]\s*\S.*)?", re.DOTALL)
+_LONE_CHOICE = re.compile(r"(?:^|(?<=[\s(*]))([A-Z])(?=[\s).:,*]|$)")
+
+
+@register("math")
+class MathReward(Verifier):
+    """Is the completion's final answer mathematically equal to the gold? Scores 1 or 0.
+
+    Extraction as `extraction` documents; strings, numbers, choices and words are settled inline, everything symbolic by
+    math-verify in the pool. `docs/verifier.md` lists the rules and every public case where we disagree with others.
+    """
+
+    def prepare(self, completion: str, example: Mapping[str, Any]) -> Verdict | Query:
+        """Extract the answer; settle equal strings, plain numbers, letters, words and everyday expressions."""
+        extracted = extract_answer(completion)
+        if extracted is None:
+            return NO_ANSWER
+        gold_text = str(example["answer"])
+        if len(extracted) > MAX_ANSWER_CHARS + len(gold_text):
+            return Verdict(0.0, False, extracted[:MAX_ANSWER_CHARS])
+        gold, answer = normalize(gold_text), normalize(extracted)
+        if not answer:
+            return NO_ANSWER
+        settled = _settle(gold_text, extracted)
+        return Query(gold, answer) if settled is None else judged(settled, answer)
+
+    def judge(self, gold: str, answer: str) -> bool:
+        """Compare structure and leaves; see `equivalence`."""
+        from lambda_grpo_pl.rewards.math.equivalence import equivalent
+
+        return equivalent(gold, answer)
+
+    def warm_up(self) -> None:
+        """Import math-verify and let its LaTeX parser build its tables."""
+        for expression in _EVERYDAY:
+            self.judge(expression, "x")
+
+
+@lru_cache(maxsize=1 << 14)
+def _settle(gold_text: str, extracted: str) -> bool | None:
+    """Decide what needs no computer algebra; None for the rest. Groups repeat their answers, hence the cache."""
+    gold, answer = normalize(gold_text), normalize(extracted)
+    if tight(gold) == tight(answer):
+        return True
+    gold_number, answer_number = read_quantity(gold), read_quantity(answer)
+    if gold_number is not None and answer_number is not None:
+        return same_quantity(gold_number, answer_number)
+    as_words = _settle_words(gold_text, extracted)
+    if as_words is not None:
+        return as_words
+    if identical(gold, answer):
+        return True
+    return False if differ(gold, answer) else None
+
+
+def _settle_words(gold: str, answer: str) -> bool | None:
+    """Choice letters and words compare as text: case, spacing and text commands do not matter."""
+    gold, answer = plain_text(gold), plain_text(answer)
+    if re.fullmatch(r"\(?[a-j]\)?", gold):
+        choice = _CHOICE.fullmatch(answer)
+        return True if choice and choice[1] == gold.strip("()") else None
+    if gold and gold == answer:
+        return True
+    return False if _WORDS.fullmatch(gold) and _WORDS.fullmatch(answer) else None
+
+
+@register("numeric")
+class NumericReward:
+    """Is the completion's final answer the gold number? For arithmetic: exact, inline, no computer algebra.
+
+    Reads integers, decimals, fractions and powers of ten; `tolerance` is an absolute difference that counts as equal.
+    """
+
+    def __init__(self, tolerance: float = 0.0) -> None:
+        if tolerance < 0:
+            raise ValueError(f"numeric: tolerance is an absolute difference and must not be negative, got {tolerance}.")
+        self.tolerance = Fraction(tolerance)
+
+    def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
+        """Score one completion; `no_answer` if its answer is no number. Raises `ValueError` if the gold is none."""
+        gold = read_quantity(normalize(str(example["answer"])))
+        if gold is None:
+            raise ValueError(f"numeric: the gold {example['answer']!r} is not a number; use `math` or `exact`.")
+        extracted = extract_answer(completion)
+        answer = None if extracted is None else read_quantity(normalize(extracted))
+        if answer is None:
+            return NO_ANSWER._replace(extracted=extracted)
+        right = same_quantity(gold, answer) or abs(gold.value - answer.value) <= self.tolerance
+        return judged(right, extracted or "")
+
+
+@register("exact")
+class ExactReward:
+    """Is the answer the gold's text? `whole` compares the whole completion instead of the extracted answer."""
+
+    def __init__(self, whole: bool = False, ignore_case: bool = True) -> None:
+        self.whole, self.ignore_case = whole, ignore_case
+
+    def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
+        """Score one completion; outer space and closing punctuation do not matter."""
+        extracted = completion if self.whole else extract_answer(completion)
+        if extracted is None:
+            return NO_ANSWER
+        return judged(self._key(extracted) == self._key(str(example["answer"])), extracted.strip())
+
+    def _key(self, text: str) -> str:
+        text = " ".join(text.split()).rstrip(".")
+        return text.casefold() if self.ignore_case else text
+
+
+@register("multiple_choice")
+class MultipleChoiceReward:
+    """Is the chosen letter the gold's? Reads the final answer, or else a completion that is nothing but a letter.
+
+    `letters` are the choices offered. Naming more than one of them is no choice.
+    """
+
+    def __init__(self, letters: str = "ABCDE") -> None:
+        self.letters = letters.upper()
+
+    def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
+        """Score one completion; `no_answer` unless exactly one letter is named."""
+        extracted = extract_answer(completion)
+        named = self._letter(completion if extracted is None else extracted)
+        if named is None:
+            return NO_ANSWER._replace(extracted=extracted)
+        return judged(named == str(example["answer"]).strip(" ().").upper(), named)
+
+    def _letter(self, text: str) -> str | None:
+        text = normalize(text).strip()
+        whole = _CHOICE.fullmatch(text)
+        letters = {whole[1].upper()} if whole else set(_LONE_CHOICE.findall(text))
+        letters &= set(self.letters)
+        return letters.pop() if len(letters) == 1 else None

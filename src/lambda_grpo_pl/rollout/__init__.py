@@ -1,0 +1,1 @@
+"""From prompts to scored responses: sampling with the current weights, text, and scores."""

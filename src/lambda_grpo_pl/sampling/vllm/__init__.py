@@ -1,0 +1,1 @@
+"""The sampler that runs vLLM in process."""

@@ -1,0 +1,1 @@
+"""What has a gradient: the LightningModule, one optimizer update, and how both spread over ranks."""

@@ -1,0 +1,67 @@
+"""The policy's optimizer, its learning-rate schedule and its gradient clipping. λ's optimizer stands in `module`."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lambda_grpo_pl.training.config import OptimizerConfig
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
+    """AdamW over the trainable parameters, its states in float32, in 8 bits, or in the CPU's memory.
+
+    Raises `ValueError` if the states ask for torchao and it is not installed.
+    """
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    settings: dict[str, Any] = {
+        "lr": config.lr,
+        "betas": config.betas,
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+    }
+    if config.states == "float32":
+        return AdamW(trainable, **settings, fused=True)
+    torchao = _import_torchao(config.states)
+    if config.states == "8bit":
+        return cast(Optimizer, torchao.AdamW8bit(trainable, **settings))
+    return cast(Optimizer, torchao.CPUOffloadOptimizer(trainable, AdamW, **settings, fused=True))
+
+
+def _import_torchao(states: str) -> Any:
+    try:
+        return importlib.import_module("torchao.optim")
+    except ImportError as error:
+        raise ValueError(
+            f"optimizer.states is {states}, which needs torchao: pip install 'lambda-grpo-pl[low-memory]', or set it "
+            "to float32."
+        ) from error
+
+
+def learning_rate_factor(step: int, num_steps: int, config: OptimizerConfig) -> float:
+    """Share of the peak learning rate at update `step` (from 0) of `num_steps` (−1: unknown, no decay)."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.schedule == "constant" or num_steps <= config.warmup_steps:
+        return 1.0
+    progress = min(1.0, (step - config.warmup_steps) / (num_steps - config.warmup_steps))
+    return 1.0 - progress if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def make_scheduler(optimizer: Optimizer, num_steps: int, config: OptimizerConfig) -> LambdaLR:
+    """The schedule, to be stepped once an update."""
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, num_steps, config))
+
+
+def clip_gradient(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale the gradient down to `max_norm`; returns the norm before, whole also where gradients are sharded."""
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
