@@ -11,7 +11,6 @@ import yaml
 from jsonargparse import Namespace
 
 from lambda_grpo_pl.cli.checks import check_plan
-from lambda_grpo_pl.cli.main import LambdaGRPOCLI, build
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml"))
@@ -29,24 +28,6 @@ def documented_stacks() -> Iterator[tuple[str, list[str]]]:
 
 
 STACKS = dict(documented_stacks())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def in_root() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        yield
-
-
-@pytest.fixture(scope="module")
-def parser(in_root: None) -> Any:
-    """The command line's parser, before anything is built."""
-    with pytest.MonkeyPatch.context() as patch:
-        for step in ("before_instantiate_classes", "instantiate_classes", "after_instantiate_classes"):
-            patch.setattr(LambdaGRPOCLI, step, lambda self: None)
-        patch.setattr(LambdaGRPOCLI, "_run_subcommand", lambda self, subcommand: None)
-        patch.setattr("sys.argv", ["lambda-grpo"])
-        return build(["fit", *BASE]).parser
 
 
 def parse(parser: Any, arguments: list[str]) -> Any:

@@ -1,4 +1,4 @@
-"""Checks that need several sections of the configuration and no model: they run before anything is built."""
+"""Checks that involve several sections of the configuration and no model; they run before anything is built."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling.vllm.compat import installed_vllm, require_vllm
 from lambda_grpo_pl.training.config import UpdateConfig, check_precision
 
@@ -14,41 +15,44 @@ from lambda_grpo_pl.training.config import UpdateConfig, check_precision
 def check_plan(config: Any) -> None:
     """Refuse settings that fit their own section but not each other. `config` is the parsed configuration.
 
-    Raises `ValueError` with a sentence that names the keys to change.
+    Raises `UserError` with a sentence that names the keys to change.
     """
     sampling = config.rollout.sampling
     advantage = config.model.objective.advantage
     group_size = sampling.num_samples
     if group_size == 1 and (advantage.scale == "group" or advantage.baseline != "none"):
-        raise ValueError(
+        raise UserError(
             "rollout.sampling.num_samples is 1, but a response is compared with its group: set it to 2 or more, or set "
             "model.objective.advantage.baseline to none and scale to batch or none."
         )
     if sampling.temperature == 0:
-        raise ValueError(
+        raise UserError(
             "rollout.sampling.temperature is 0: all responses of a group would be the same; set it to 1.0 for training "
             "(evaluation has its own settings)."
         )
     check_precision(str(config.trainer.precision))
     path = config.model.policy.path
     if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
-        raise ValueError(f"model.policy.path is {path}, which is no folder: correct it, or name a model on the hub.")
+        raise UserError(
+            f"model.policy.path is {path}, but that folder does not exist: fix the path or give a Hugging Face model "
+            "id."
+        )
     _check_preference(config)
     version = installed_vllm()
     if config.rollout.sampler == "vllm" or (config.rollout.sampler == "auto" and version is not None):
         require_vllm(version)
     if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-        raise ValueError(
+        raise UserError(
             f"trainer.accelerator is {config.trainer.accelerator}, but torch {torch.__version__} finds no working "
             "CUDA device: check nvidia-smi and that this torch is a CUDA build, or set trainer.accelerator to cpu."
         )
 
 
 def check_shares(batch_size: int, updates: UpdateConfig, num_ranks: int) -> None:
-    """Refuse prompts that ranks, or a rank's mini-batches, can't share evenly. Raises `ValueError`."""
+    """Refuse prompts that ranks, or a rank's mini-batches, cannot share evenly. Raises `UserError`."""
     if batch_size % num_ranks:
-        raise ValueError(
-            f"data.batch_size is {batch_size}, which {num_ranks} ranks can't share evenly: set it to a multiple of "
+        raise UserError(
+            f"data.batch_size is {batch_size}, which {num_ranks} ranks cannot share evenly: set it to a multiple of "
             f"{num_ranks * updates.num_minibatches}."
         )
     updates.check(batch_size // num_ranks)
@@ -57,17 +61,17 @@ def check_shares(batch_size: int, updates: UpdateConfig, num_ranks: int) -> None
 def _check_preference(config: Any) -> None:
     learns = config.model.preference.learn
     if learns == "validation" and config.data.heldout is None:
-        raise ValueError(
+        raise UserError(
             "model.preference.learn is validation, but there are no held-out prompts: set data.heldout to a source "
             "that is neither trained nor tested on."
         )
     if learns == "validation" and config.heldout.every == 0:
-        raise ValueError(
-            "model.preference.learn is validation, but no held-out batch comes: set heldout.every to the number of "
-            "steps between two updates of λ, such as 10."
+        raise UserError(
+            "model.preference.learn is validation, but no held-out batches are sampled: set heldout.every to the "
+            "number of steps between two updates of λ, such as 10."
         )
     if learns != "validation" and config.heldout.every > 0:
-        raise ValueError(
+        raise UserError(
             f"heldout.every is {config.heldout.every}, but model.preference.learn is {learns}: set it to "
             "validation, or heldout.every to 0."
         )

@@ -1,7 +1,11 @@
 """`lambda-grpo fit | validate | test | predict | compare`: LightningCLI with this package's module, data and callbacks.
 
-Each callback has a section of its own (`rollout`, `reward`, …), so that overlays merge key by key; their order is
-fixed here. Checks that need several sections, and no model, run before anything is built.
+Each callback has its own section (`rollout`, `reward`, …), so overlays merge key by key; their order is fixed here.
+Checks that involve several sections, and no model, run before anything is built.
+
+What the user said wrong is a `UserError` and ends with one sentence. Until the run starts, every `ValueError` or
+`OSError` counts as one, since nothing but settings has been looked at. From then on only `UserError` does: any other
+exception keeps its traceback.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from jsonargparse import set_parsing_settings
 from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from typing_extensions import override
 
 from lambda_grpo_pl.builtin.base_model import resolve_model_path
 from lambda_grpo_pl.callbacks import (
@@ -36,12 +41,13 @@ from lambda_grpo_pl.cli.checks import check_plan, check_shares
 from lambda_grpo_pl.cli.quiet import quieten_libraries
 from lambda_grpo_pl.data.module import PromptDataModule
 from lambda_grpo_pl.data.preview import preview_prompts
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.compare import main as compare
 from lambda_grpo_pl.training.module import LambdaGRPO
 
 DEBUG_VARIABLE = "LAMBDA_GRPO_DEBUG"
-BAD_INPUT = (ValueError, OSError, MisconfigurationException)
-"""What a user can bring about: settings that don't fit, and files or hub names that aren't there."""
+BAD_SETTINGS = (ValueError, OSError, MisconfigurationException)
+"""What settings that do not fit bring about while they are read and objects are built from them."""
 
 # In hook order: sample, score, refill, hold out, begin the next rollout; then what only reads. The summary reads what
 # the timer counted.
@@ -67,14 +73,15 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong with an argument or a file."""
-        raise ValueError(f"{message.rstrip('.')}; `lambda-grpo fit --help` lists every key.") from ex
+        raise UserError(f"{message.rstrip('.')}; `lambda-grpo fit --help` lists every key.") from ex
 
 
 class LambdaGRPOCLI(LightningCLI):
     """LightningCLI whose sections are wired to each other."""
 
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add a section for each callback, and say once what several sections need to know."""
+        """Add a section for each callback, and link what several sections need to know."""
         for section, callback in SECTIONS.items():
             parser.add_lightning_class_args(callback, section)
         parser.add_argument(
@@ -82,7 +89,7 @@ class LambdaGRPOCLI(LightningCLI):
             type=NonNegativeInt,
             default=0,
             metavar="N",
-            help="Print the first N prompts of each validation set as the policy reads them, with token ids, and end.",
+            help="Print the first N prompts of each validation set as the policy reads them, with token ids, and exit.",
         )
         parser.link_arguments("rollout.sampling.temperature", "model.temperature")
         parser.link_arguments("rollout.sampling.max_tokens", "model.max_response_tokens")
@@ -90,8 +97,17 @@ class LambdaGRPOCLI(LightningCLI):
         parser.link_arguments("seed_everything", "rollout.seed", compute_fn=lambda seed: int(seed or 0))
         parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
 
+    @override
+    def instantiate_classes(self) -> None:
+        """Build trainer, module and data. Raises `UserError` for whatever their constructors refuse."""
+        try:
+            super().instantiate_classes()
+        except BAD_SETTINGS as error:
+            raise UserError(str(error)) from error
+
+    @override
     def before_instantiate_classes(self) -> None:
-        """Refuse a plan that cannot work, then turn `builtin:` model names into folders."""
+        """Refuse settings that cannot work together, then turn `builtin:` model names into folders."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         check_plan(config)
         check_correction(config.one_step_off.enabled, config.model.objective.surrogate.is_correction)
@@ -103,8 +119,9 @@ class LambdaGRPOCLI(LightningCLI):
         if "verbose" in config:
             config.verbose = False  # Lightning's list of every measure, after the evaluation's own table
 
+    @override
     def after_instantiate_classes(self) -> None:
-        """Show prompts if asked to; refuse prompts that ranks can't share evenly, now that their number is known."""
+        """Show prompts if asked to; refuse a batch that the ranks, whose number is now known, cannot share evenly."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.print_prompt:
             data = self.datamodule
@@ -130,15 +147,18 @@ def build(args: ArgsType = None, run: bool = True) -> LambdaGRPOCLI:
 
 
 def main() -> int:
-    """Console entry point; bad input ends with one sentence and exit status 2 (LAMBDA_GRPO_DEBUG=1: a traceback)."""
+    """Console entry point; a `UserError` ends with a sentence and exit status 2 (LAMBDA_GRPO_DEBUG=1: a traceback)."""
     if sys.argv[1:2] == ["compare"]:
         return compare(sys.argv[2:])
     quieten_libraries()
     try:
         build()
-    except BAD_INPUT as error:
+    except (UserError, MisconfigurationException) as error:
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise
-        print(f"lambda-grpo: {' '.join(str(error).split())}\n({DEBUG_VARIABLE}=1 shows where.)", file=sys.stderr)
+        print(
+            f"lambda-grpo: {' '.join(str(error).split())}\n(Set {DEBUG_VARIABLE}=1 to see the traceback.)",
+            file=sys.stderr,
+        )
         return 2
     return 0

@@ -1,4 +1,4 @@
-"""What other libraries say at every start and a user can do nothing about."""
+"""Silences what other libraries print at every start and a user can do nothing about."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def quieten_libraries() -> None:
     for message in MESSAGES:
         warnings.filterwarnings("ignore", message=message)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_a_tip)
 
 
-def _is_no_tip(record: logging.LogRecord) -> bool:
+def _is_not_a_tip(record: logging.LogRecord) -> bool:
     return "💡" not in record.getMessage()
