@@ -68,7 +68,7 @@ def main() -> None:
     torch.cuda.reset_peak_memory_stats()
     updates = [update(policy, optimizer, batch, arguments) for _ in range(arguments.updates + 1)][1:]
     seconds = statistics.median(elapsed for elapsed, _ in updates)
-    num_tokens, num_responses = updates[0][1], int(batch.require("completions").lengths.sum())
+    num_tokens, num_responses = updates[0][1], int(batch.sampled().lengths.sum())
     flop = model_flop(policy.model, batch, num_tokens)
     result = {
         "seconds": seconds,
@@ -104,7 +104,7 @@ def update(
     """Seconds and tokens of one update."""
     torch.cuda.synchronize()
     start = time.perf_counter()
-    layout = policy.layout_for(batch.prompts.lengths.cpu(), batch.require("completions").lengths.cpu())
+    layout = policy.layout_for(batch.prompts.lengths.cpu(), batch.sampled().lengths.cpu())
     with torch.autocast("cuda", dtype=torch.bfloat16):
         num_tokens = learn(policy, batch, layout, arguments.tokens_per_micro_batch).num_tokens
     clip_gradient(policy.parameters(), 1.0)
@@ -116,7 +116,7 @@ def update(
 
 def model_flop(model: nn.Module, batch: RolloutBatch, num_tokens: int) -> float:
     """FLOP of forward and backward: 6 a weight and token, 12 a unit of width and visible pair."""
-    lengths = batch.require("completions").lengths.double()
+    lengths = batch.sampled().lengths.double()
     prompts = batch.prompts.lengths.repeat_interleave(batch.group_size).double()
     embedding = SHAPE["vocab_size"] * SHAPE["hidden_size"]
     layers = sum(weight.numel() for weight in model.parameters()) - embedding

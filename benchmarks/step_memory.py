@@ -104,14 +104,14 @@ def measure(way: str, case: Case, threads: int) -> dict[str, float]:
     return {
         "seconds": seconds,
         "extra_bytes": peak - before,
-        "response_tokens": float(batch.require("completions").lengths.sum()),
+        "response_tokens": float(batch.sampled().lengths.sum()),
         "gradient": math.sqrt(sum(float(weight.grad.square().sum()) for weight in policy.parameters())),  # type: ignore[union-attr]
     }
 
 
 def run(way: str, policy: Policy, batch: RolloutBatch) -> None:
     if way == "ours":
-        completions = batch.require("completions")
+        completions = batch.sampled()
         learn(policy, batch, policy.layout_for(batch.prompts.lengths, completions.lengths))
     else:
         plain(policy, batch).backward()
@@ -119,7 +119,7 @@ def run(way: str, policy: Policy, batch: RolloutBatch) -> None:
 
 def plain(policy: Policy, batch: RolloutBatch) -> Tensor:
     """The same loss over rows padded to the longest: logits [N, P + L, V], then log-softmax, then what was sampled."""
-    completions = batch.require("completions")
+    completions = batch.sampled()
     num_rows, longest = completions.ids.shape
     longest = int(completions.lengths.max())
     prompts = batch.prompts.ids.repeat_interleave(batch.group_size, 0)

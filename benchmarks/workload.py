@@ -123,7 +123,7 @@ def scored_rollout(
 
 def learn(policy: Policy, batch: RolloutBatch, layout: Layout, tokens_per_micro_batch: int = 2048) -> Gradient:
     """Forward and backward over every row of a rollout, without a trainer; the gradient is left on the policy."""
-    completions = batch.require("completions")
+    completions = batch.sampled()
     num_rows = len(completions.lengths)
     advantages = torch.randn(num_rows, generator=torch.Generator().manual_seed(0)).to(completions.ids.device)
     weights = torch.full_like(advantages, 1 / float(completions.lengths.sum()))

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-Slot = Literal["completions", "rewards"]
-WRITERS: dict[Slot, str] = {"completions": "RolloutCallback", "rewards": "RewardCallback"}
+from lambda_grpo_pl.errors import UserError
 
 
 class Prompts(NamedTuple):
@@ -97,22 +96,23 @@ class RolloutBatch:
     @property
     def group_size(self) -> int:
         """G, known once the completions are there."""
-        completions: Completions = self.require("completions")
-        return completions.ids.shape[0] // self.num_prompts
+        return self.sampled().ids.shape[0] // self.num_prompts
 
-    def require(self, slot: Slot) -> Any:
-        """Return a filled slot, or raise a `ValueError` that names the callback that should have filled it."""
-        value = getattr(self, slot)
-        if value is None:
-            raise ValueError(
-                f"The batch has no {slot}: add {WRITERS[slot]} to the trainer's callbacks, before whatever reads "
-                f"{slot}."
-            )
-        return value
+    def sampled(self) -> Completions:
+        """Return the completions. Raises `UserError` naming the callback to add if nothing has sampled them."""
+        if self.completions is None:
+            raise UserError(_missing("completions", "RolloutCallback"))
+        return self.completions
+
+    def scored(self) -> Rewards:
+        """Return the rewards. Raises `UserError` naming the callback to add if nothing has scored the batch."""
+        if self.rewards is None:
+            raise UserError(_missing("rewards", "RewardCallback"))
+        return self.rewards
 
     def flat_groups(self) -> Tensor:
         """[B] bool: the group's active responses all earned the same, so that they teach nothing."""
-        rewards: Rewards = self.require("rewards")
+        rewards = self.scored()
         total, active = (tensor.view(self.num_prompts, -1) for tensor in (rewards.total, rewards.active))
         lowest = total.masked_fill(~active, torch.inf).amin(1)
         highest = total.masked_fill(~active, -torch.inf).amax(1)
@@ -136,6 +136,10 @@ class RolloutBatch:
         return self
 
 
+def _missing(slot: str, callback: str) -> str:
+    return f"The batch has no {slot}: add {callback} to the trainer's callbacks, before any callback that reads {slot}."
+
+
 class Groups(NamedTuple):
     """The [B, G] view of one mini-batch: what f, Z and λ's gradient are made from."""
 
@@ -156,8 +160,8 @@ class Groups(NamedTuple):
     def of(cls, batch: RolloutBatch, prompts: slice = slice(None)) -> Groups:
         """View some prompts of a scored batch. An empty response is inactive."""
         shape = (batch.num_prompts, batch.group_size)
-        completions: Completions = batch.require("completions")
-        rewards: Rewards = batch.require("rewards")
+        completions = batch.sampled()
+        rewards = batch.scored()
         rows = torch.arange(shape[0] * shape[1], device=rewards.total.device)
         active = rewards.active & (completions.lengths > 0)
         flat = (rows, completions.lengths, active, rewards.total, rewards.correct)

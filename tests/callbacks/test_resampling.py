@@ -10,7 +10,7 @@ from tests.scored import scored_batch
 def test_flat_groups_are_those_whose_active_rewards_are_equal() -> None:
     batch = scored_batch(0)
     assert batch.flat_groups()[0]
-    rewards = batch.require("rewards")
+    rewards = batch.scored()
     mixed = rewards.total.clone()
     mixed[0] = 0.0
     batch.rewards = rewards._replace(total=mixed)
@@ -23,7 +23,7 @@ def test_flat_groups_are_those_whose_active_rewards_are_equal() -> None:
 
 def test_a_group_without_active_responses_is_flat() -> None:
     batch = scored_batch(0)
-    rewards = batch.require("rewards")
+    rewards = batch.scored()
     batch.rewards = rewards._replace(active=torch.zeros_like(rewards.active))
     assert batch.flat_groups().all()
 
@@ -32,31 +32,31 @@ def test_replacement_moves_whole_groups_and_widens_padding() -> None:
     batch, fresh = scored_batch(0), scored_batch(7)
     wide = torch.nn.functional.pad(fresh.prompts.ids, (3, 0), value=9)
     fresh.prompts = fresh.prompts._replace(ids=wide, lengths=fresh.prompts.lengths + 3)
-    completions = fresh.require("completions")
+    completions = fresh.sampled()
     fresh.completions = completions._replace(
         ids=torch.nn.functional.pad(completions.ids, (0, 2)),
         logprobs=torch.nn.functional.pad(completions.logprobs, (0, 2)),
     )
     source = int(torch.nonzero(~fresh.flat_groups())[0])
-    untouched = batch.require("completions").tokens(5)
+    untouched = batch.sampled().tokens(5)
     where = torch.tensor([True, False, False, False])
     replace_groups(batch, where, fresh)
     assert batch.prompts.tokens(0) == fresh.prompts.tokens(source)
     for member in range(4):
-        assert batch.require("completions").tokens(member) == fresh.require("completions").tokens(source * 4 + member)
-        assert batch.require("rewards").total[member] == fresh.require("rewards").total[source * 4 + member]
-        assert batch.require("rewards").parts["exact"][member] == fresh.require("rewards").total[source * 4 + member]
-    assert batch.require("completions").tokens(5) == untouched
+        assert batch.sampled().tokens(member) == fresh.sampled().tokens(source * 4 + member)
+        assert batch.scored().total[member] == fresh.scored().total[source * 4 + member]
+        assert batch.scored().parts["exact"][member] == fresh.scored().total[source * 4 + member]
+    assert batch.sampled().tokens(5) == untouched
     assert not batch.flat_groups()[0]
 
 
 def test_nothing_informative_changes_nothing() -> None:
     batch, fresh = scored_batch(0), scored_batch(1)
-    rewards = fresh.require("rewards")
+    rewards = fresh.scored()
     fresh.rewards = rewards._replace(total=torch.ones_like(rewards.total))
-    before = batch.require("completions").ids.clone()
+    before = batch.sampled().ids.clone()
     replace_groups(batch, batch.flat_groups(), fresh)
-    assert torch.equal(batch.require("completions").ids, before)
+    assert torch.equal(batch.sampled().ids, before)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ PASSES = Passes(
 
 
 def as_rollout(batch: RolloutBatch) -> Rollout:
-    rewards = batch.require("rewards")
+    rewards = batch.scored()
     advantages = compute_advantages(rewards.total.view(batch.num_prompts, -1), AdvantageConfig()).flatten()
-    return Rollout(batch.prompts, batch.require("completions"), advantages, None, None, "packed")
+    return Rollout(batch.prompts, batch.sampled(), advantages, None, None, "packed")
 
 
 def surrogate_gradient(policy: Policy, rollout: Rollout, weights: Tensor) -> Tensor:

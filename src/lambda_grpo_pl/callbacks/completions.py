@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
 
-from lambda_grpo_pl.batch import Completions, Rewards, RolloutBatch
+from lambda_grpo_pl.batch import RolloutBatch
 
 COLUMNS = ("prompt", "completion", "answer", "reward", "tokens")
 
@@ -46,8 +46,8 @@ class CompletionsTable(L.Callback):
     def rows(self, trainer: L.Trainer, batch: RolloutBatch) -> list[list[Any]]:
         """Best and worst response of each of the first groups, one list a row in the order of COLUMNS."""
         tokenizer: Any = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        completions: Completions = batch.require("completions")
-        rewards: Rewards = batch.require("rewards")
+        completions = batch.sampled()
+        rewards = batch.scored()
         totals = rewards.total.view(batch.num_prompts, -1)
         rows = []
         for number in range(min(self.num_prompts, batch.num_prompts)):

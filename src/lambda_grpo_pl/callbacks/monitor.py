@@ -12,7 +12,7 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 
-from lambda_grpo_pl.batch import Completions, RolloutBatch
+from lambda_grpo_pl.batch import RolloutBatch
 
 PANELS: dict[str, dict[str, str]] = {
     # In the order of the questions one asks of a run: does it learn, what does λ do, is it sound, is it fast?
@@ -92,7 +92,7 @@ class PreferenceMonitor(L.Callback):
         pl_module.log("update", float(trainer.global_step))
         if not self.curve_every or batch.index % self.curve_every or not trainer.is_global_zero:
             return
-        completions: Completions = batch.require("completions")
+        completions = batch.sampled()
         self.curve = curve_of(completions.lengths[outputs["rows"]], outputs["weights"], self.num_bins)
         self._log_curve(trainer)
         path = self._curve_file(trainer)

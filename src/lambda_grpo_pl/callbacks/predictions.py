@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 
-from lambda_grpo_pl.batch import Completions, RolloutBatch
+from lambda_grpo_pl.batch import RolloutBatch
 
 
 class PredictionWriter(L.Callback):
@@ -42,7 +42,7 @@ class PredictionWriter(L.Callback):
     ) -> None:
         """Append the batch's questions."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        completions: Completions = batch.require("completions")
+        completions = batch.sampled()
         n = batch.group_size
         texts = data.tokenizer.batch_decode(
             [completions.tokens(row) for row in range(len(completions.lengths))], skip_special_tokens=True

@@ -118,9 +118,9 @@ def replace_groups(batch: RolloutBatch, where: Tensor, fresh: RolloutBatch) -> N
         _put(batch.prompts.lengths, fresh.prompts.lengths, targets, sources),
         tuple(examples),
     )
-    ours, theirs = batch.require("completions"), fresh.require("completions")
+    ours, theirs = batch.sampled(), fresh.sampled()
     batch.completions = Completions._make(_put(a, b, to, taken) for a, b in zip(ours, theirs, strict=True))
-    mine, other = batch.require("rewards"), fresh.require("rewards")
+    mine, other = batch.scored(), fresh.scored()
     batch.rewards = Rewards(
         total=_put(mine.total, other.total, to, taken),
         correct=_put(mine.correct, other.correct, to, taken),

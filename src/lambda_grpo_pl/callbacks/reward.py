@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import lightning as L
 
-from lambda_grpo_pl.batch import Completions, Prompts, Rewards, RolloutBatch
+from lambda_grpo_pl.batch import Prompts, RolloutBatch
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite, SuiteScores
 from lambda_grpo_pl.rollout.responses import as_rewards
@@ -74,7 +74,7 @@ class RewardCallback(L.Callback):
 
     def score(self, trainer: L.Trainer, batch: RolloutBatch, key: tuple[str | int, ...]) -> SuiteScores:
         """Write `batch.rewards`, and return the verdicts behind them; what was heard under `key` is judged already."""
-        completions: Completions = batch.require("completions")
+        completions = batch.sampled()
         scoring = self._listening.pop(key, None) or self._scoring(trainer, batch.prompts)
         _, scores = scoring.finish(completions)
         batch.rewards = as_rewards(scores, completions.ids.device)
@@ -85,7 +85,7 @@ class RewardCallback(L.Callback):
         return ResponseScoring(self.suite, data.tokenizer, data.stops, prompts)
 
     def _log(self, pl_module: L.LightningModule, batch: RolloutBatch, scores: SuiteScores) -> None:
-        rewards: Rewards = batch.require("rewards")
+        rewards = batch.scored()
         pl_module.log_dict(
             {
                 "reward/mean": rewards.total.mean(),

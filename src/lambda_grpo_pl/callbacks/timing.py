@@ -51,7 +51,7 @@ class PhaseTimer(L.Callback):
         now = time.perf_counter()
         pl_module.log("time/train", now - self._train_start)
         pl_module.log("time/step", now - self._step_start)
-        tokens = int(batch.require("completions").lengths.sum()) * trainer.world_size
+        tokens = int(batch.sampled().lengths.sum()) * trainer.world_size
         pl_module.log("train/tokens_per_second", tokens / (now - self._step_start))
         for name, value in trainer.callback_metrics.items():
             if name.startswith("time/"):

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lambda_grpo_pl.batch import Completions, Groups, RolloutBatch
+from lambda_grpo_pl.batch import Groups, RolloutBatch
 from lambda_grpo_pl.objective import (
     LengthPreference,
     PreferenceConfig,
@@ -128,18 +128,18 @@ class LambdaGRPO(L.LightningModule):
 
     def validation_step(self, batch: RolloutBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Hand the scored batch to the evaluation, or say which callback is missing."""
-        return {"completions": batch.require("completions"), "rewards": batch.require("rewards")}
+        return {"completions": batch.sampled(), "rewards": batch.scored()}
 
     test_step = validation_step
 
     def predict_step(self, batch: RolloutBatch, batch_idx: int, dataloader_idx: int = 0) -> RolloutBatch:
         """Hand the sampled batch to whoever writes it down, or say which callback is missing."""
-        batch.require("completions")
+        batch.sampled()
         return batch
 
     def _fix(self, batch: RolloutBatch, needs_old: bool) -> Rollout:
         """Everything about a rollout that must not change while it is learned from."""
-        completions: Completions = batch.require("completions")
+        completions = batch.sampled()
         groups = Groups.of(batch)
         moments = self._sum(reward_moments(groups.rewards, groups.active))
         advantages = compute_advantages(groups.rewards, self.objective.advantage, groups.active, moments)
