@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from lambda_grpo_pl.errors import UserError
+
+Metric = Literal["total", "correct"]
+"""What a group's responses are compared by."""
 
 
 class Prompts(NamedTuple):
@@ -110,12 +113,17 @@ class RolloutBatch:
             raise UserError(_missing("rewards", "RewardCallback"))
         return self.rewards
 
-    def flat_groups(self) -> Tensor:
-        """[B] bool: the group's active responses all earned the same, so that they teach nothing."""
+    def flat_groups(self, metric: Metric = "total") -> Tensor:
+        """[B] bool: the group's active responses all have the same total reward, or are all right or all wrong.
+
+        Equal totals give no advantage. DAPO (2503.14476) filters by `correct`: with an overlong penalty, a group of
+        wrong answers has unequal totals, which would train their lengths alone.
+        """
         rewards = self.scored()
-        total, active = (tensor.view(self.num_prompts, -1) for tensor in (rewards.total, rewards.active))
-        lowest = total.masked_fill(~active, torch.inf).amin(1)
-        highest = total.masked_fill(~active, -torch.inf).amax(1)
+        values = rewards.total if metric == "total" else rewards.correct.float()
+        values, active = values.view(self.num_prompts, -1), rewards.active.view(self.num_prompts, -1)
+        lowest = values.masked_fill(~active, torch.inf).amin(1)
+        highest = values.masked_fill(~active, -torch.inf).amax(1)
         return ~(highest > lowest)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
