@@ -21,25 +21,28 @@ def one_line(completion: str, example: Mapping[str, Any]) -> bool:
     return "\n" not in completion
 
 
-def run(command: str, policy: Path, folder: Path, *options: str, method: str = "lambda") -> LambdaGRPOCLI:
+def arguments(command: str, policy: Path, folder: Path, *options: str, method: str = "lambda") -> list[str]:
     """`lambda-grpo <command>` with the base and a method's configuration, small enough for a test."""
-    return build(
-        [
-            command,
-            f"--config={ROOT}/configs/base.yaml",
-            f"--config={ROOT}/configs/preference/{method}.yaml",
-            f"--model.policy.path={policy}",
-            f"--trainer.default_root_dir={folder}",
-            "--trainer.accelerator=cpu",
-            "--trainer.logger=false",
-            "--trainer.num_sanity_val_steps=0",
-            "--trainer.enable_progress_bar=false",
-            "--rollout.sampler=transformers",
-            "--rollout.sampling.num_samples=4",
-            "--rollout.sampling.max_tokens=8",
-            "--data.batch_size=4",
-            "--table.every=0",
-            "--model.optimizer.lr=1e-3",
-            *options,
-        ]
-    )
+    return [
+        command,
+        f"--config={ROOT}/configs/base.yaml",
+        f"--config={ROOT}/configs/preference/{method}.yaml",
+        f"--model.policy.path={policy}",
+        f"--trainer.default_root_dir={folder}",
+        "--trainer.accelerator=cpu",
+        "--trainer.logger=false",
+        "--trainer.num_sanity_val_steps=0",
+        "--trainer.enable_progress_bar=false",
+        "--rollout.sampler=transformers",
+        "--rollout.sampling.num_samples=4",
+        "--rollout.sampling.max_tokens=8",
+        "--data.batch_size=4",
+        "--table.every=0",
+        "--model.optimizer.lr=1e-3",
+        *options,
+    ]
+
+
+def run(command: str, policy: Path, folder: Path, *options: str, method: str = "lambda") -> LambdaGRPOCLI:
+    """Run that command in this process; returns what it built."""
+    return build(arguments(command, policy, folder, *options, method=method))

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from lambda_grpo_pl.cli import checks
-from lambda_grpo_pl.cli import main as cli
+from lambda_grpo_pl.cli import entry as cli
 from lambda_grpo_pl.training import module
 
 ROOT = Path(__file__).parents[2]

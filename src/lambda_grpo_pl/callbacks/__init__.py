@@ -1,5 +1,6 @@
 """Callbacks: what happens in text, and what only reads. Each writes one slot of the batch before the step, or none."""
 
+from lambda_grpo_pl.callbacks.checkpoint import LatestCheckpoint
 from lambda_grpo_pl.callbacks.completions import CompletionsTable
 from lambda_grpo_pl.callbacks.evaluation import BenchmarkEvaluation
 from lambda_grpo_pl.callbacks.evaluation_settings import EvaluationSettings
@@ -22,6 +23,7 @@ __all__ = [
     "EvaluationSettings",
     "HeldoutRollout",
     "HuggingFaceExport",
+    "LatestCheckpoint",
     "OneStepOff",
     "PhaseTimer",
     "PredictionWriter",

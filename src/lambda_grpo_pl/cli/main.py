@@ -1,4 +1,4 @@
-"""`lambda-grpo fit | validate | test | predict | compare`: LightningCLI with this package's module, data and callbacks.
+"""`lambda-grpo fit | validate | test | predict`: LightningCLI with this package's module, data and callbacks.
 
 Each callback has its own section (`rollout`, `reward`, …), so overlays merge key by key; their order is fixed here.
 Checks that involve several sections, and no model, run before anything is built.
@@ -10,11 +10,10 @@ exception keeps its traceback.
 
 from __future__ import annotations
 
-import os
-import sys
+from pathlib import Path
 from typing import NoReturn
 
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -27,6 +26,7 @@ from lambda_grpo_pl.callbacks import (
     DynamicSampling,
     HeldoutRollout,
     HuggingFaceExport,
+    LatestCheckpoint,
     OneStepOff,
     PhaseTimer,
     PredictionWriter,
@@ -38,14 +38,12 @@ from lambda_grpo_pl.callbacks import (
 )
 from lambda_grpo_pl.callbacks.one_step_off import check_correction
 from lambda_grpo_pl.cli.checks import check_plan, check_shares
-from lambda_grpo_pl.cli.quiet import quieten_libraries
+from lambda_grpo_pl.cli.resume import check_checkpoint_path, choose_checkpoint
 from lambda_grpo_pl.data.module import PromptDataModule
 from lambda_grpo_pl.data.preview import preview_prompts
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.evaluation.compare import main as compare
 from lambda_grpo_pl.training.module import LambdaGRPO
 
-DEBUG_VARIABLE = "LAMBDA_GRPO_DEBUG"
 BAD_SETTINGS = (ValueError, OSError, MisconfigurationException)
 """What settings that do not fit bring about while they are read and objects are built from them."""
 
@@ -62,6 +60,7 @@ SECTIONS = {
     "table": CompletionsTable,
     "predictions": PredictionWriter,
     "export": HuggingFaceExport,
+    "checkpoint": LatestCheckpoint,
     "plan": StartupPlan,
     "timer": PhaseTimer,
     "summary": RunSummary,
@@ -91,6 +90,17 @@ class LambdaGRPOCLI(LightningCLI):
             metavar="N",
             help="Print the first N prompts of each validation set as the policy reads them, with token ids, and exit.",
         )
+        parser.add_argument(
+            "--plugins",
+            type=list[str] | str,
+            default=[],
+            help="Modules to import first, so that what they register can be named; --import NAME adds one.",
+        )
+        parser.add_argument(
+            "--resume",
+            action="store_true",
+            help="Continue the run in trainer.default_root_dir from its newest complete checkpoint.",
+        )
         parser.link_arguments("rollout.sampling.temperature", "model.temperature")
         parser.link_arguments("rollout.sampling.max_tokens", "model.max_response_tokens")
         parser.link_arguments("model.policy.path", "data.tokenizer_path")
@@ -116,8 +126,16 @@ class LambdaGRPOCLI(LightningCLI):
             if value is not None:
                 config.model.policy[name] = resolve_model_path(value)
         config.data.tokenizer_path = config.model.policy.path
+        self._choose_checkpoint(config)
         if "verbose" in config:
             config.verbose = False  # Lightning's list of every measure, after the evaluation's own table
+
+    def _choose_checkpoint(self, config: Namespace) -> None:
+        if self.subcommand == "fit":
+            root = Path(config.trainer.default_root_dir or ".")
+            config.ckpt_path = choose_checkpoint(root, config.resume, config.ckpt_path)
+        elif self.subcommand and config.ckpt_path is not None:
+            config.ckpt_path = check_checkpoint_path(config.ckpt_path)
 
     @override
     def after_instantiate_classes(self) -> None:
@@ -144,21 +162,3 @@ def build(args: ArgsType = None, run: bool = True) -> LambdaGRPOCLI:
         parser_kwargs={"parser_mode": "omegaconf+"},  # resolves ${section.key} after overlays and arguments
         auto_configure_optimizers=False,
     )
-
-
-def main() -> int:
-    """Console entry point; a `UserError` ends with a sentence and exit status 2 (LAMBDA_GRPO_DEBUG=1: a traceback)."""
-    if sys.argv[1:2] == ["compare"]:
-        return compare(sys.argv[2:])
-    quieten_libraries()
-    try:
-        build()
-    except (UserError, MisconfigurationException) as error:
-        if os.environ.get(DEBUG_VARIABLE) == "1":
-            raise
-        print(
-            f"lambda-grpo: {' '.join(str(error).split())}\n(Set {DEBUG_VARIABLE}=1 to see the traceback.)",
-            file=sys.stderr,
-        )
-        return 2
-    return 0

@@ -1,0 +1,60 @@
+"""Which checkpoint a run continues from, and whether a folder is free for a new run."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lambda_grpo_pl.callbacks.checkpoint import FOLDER
+from lambda_grpo_pl.errors import UserError
+
+
+def choose_checkpoint(root: Path, resume: bool, ckpt_path: str | None) -> str | None:
+    """Return the checkpoint that a fit in `root` continues from, or None for a new run.
+
+    Raises `UserError` if there is nothing to resume, the named checkpoint does not exist, or a new run would write into
+    the folder of another one.
+    """
+    if ckpt_path is not None:
+        return check_checkpoint_path(ckpt_path)
+    found = newest_checkpoint(root)
+    if resume and found is None:
+        raise UserError(f"There is nothing to resume: {root / FOLDER} has no complete checkpoint. Leave out --resume.")
+    if resume:
+        rank_zero_info(f"Resuming from {found}.")
+        return str(found)
+    if found is not None:
+        raise UserError(
+            f"{root} already holds a run ({found.relative_to(root)}): add --resume to continue it, or set "
+            "trainer.default_root_dir to a new folder."
+        )
+    return None
+
+
+def check_checkpoint_path(path: str) -> str:
+    """Return the path of a checkpoint that can be read. Raises `UserError` for anything else."""
+    if not Path(path).exists():
+        raise UserError(f"--ckpt_path is {path}, but there is no such checkpoint: fix the path.")
+    if not is_complete(Path(path)):
+        raise UserError(
+            f"--ckpt_path is {path}, which is not a complete checkpoint: name another one, or use --resume to take the "
+            "newest complete one of trainer.default_root_dir."
+        )
+    return path
+
+
+def newest_checkpoint(root: Path) -> Path | None:
+    """Return the complete checkpoint of `root` that was written last; incomplete ones are skipped with a warning."""
+    candidates = sorted((root / FOLDER).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in candidates:
+        if is_complete(path):
+            return path
+        rank_zero_warn(f"{path} is not a complete checkpoint: skipping it.")
+    return None
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a checkpoint was written to its end: a file of torch's zip format, or a sharded folder with metadata."""
+    return (path / ".metadata").is_file() if path.is_dir() else zipfile.is_zipfile(path)
