@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
@@ -19,15 +20,17 @@ from lambda_grpo_pl.batch import RolloutBatch
 FOLDER = "checkpoints"
 """Folder of all checkpoints under trainer.default_root_dir."""
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+DUE = "evaluation_due"
+"""Key of a checkpoint: whether the state is that before an evaluation which the resumed run has to make up for."""
 
 
 class LatestCheckpoint(Checkpoint):
     """Keeps the newest state as `<default_root_dir>/checkpoints/last.ckpt` and the one before as `previous.ckpt`.
 
-    Saves every few rollouts, when the fit ends, and when it is interrupted: by Ctrl-C, SIGTERM or an exception. A state
-    is saved only where a resumed run would continue exactly, which is everywhere except inside an update. An interrupt
-    that arrives during an update therefore waits for its end; after an exception inside an update the last regular save
-    stays. A checkpoint appears under its name only once it is complete.
+    Saves every few rollouts, before and after an evaluation, when the fit ends, and when it is interrupted: by Ctrl-C,
+    SIGTERM or an exception. A state is saved only where a resumed run would continue exactly, which is everywhere
+    except inside an update. An interrupt that arrives during an update therefore waits for its end; after an exception
+    inside an update the last regular save stays. A checkpoint appears under its name only once it is complete.
     """
 
     def __init__(self, every: int = 25) -> None:
@@ -40,7 +43,8 @@ class LatestCheckpoint(Checkpoint):
         self.every = every
         self._learning = False
         self._interrupted = False
-        self._saved_at = -1
+        self._evaluation_due = False
+        self._saved: tuple[int, bool] | None = None
         self._handler: Any = None
 
     @override
@@ -64,8 +68,33 @@ class LatestCheckpoint(Checkpoint):
         self._learning = False
         if self._interrupted:
             raise KeyboardInterrupt
-        if self.every and (batch.index + 1) % self.every == 0:
+        self._evaluation_due = (batch.index + 1) % trainer.val_check_batch == 0
+        if self._evaluation_due or (self.every and (batch.index + 1) % self.every == 0):
             self.save(trainer)
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save again after an evaluation within a fit: its scores belong to the run."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._evaluation_due = False
+            self.save(trainer)
+
+    @override
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note whether an evaluation is still to come."""
+        checkpoint[DUE] = self._evaluation_due
+
+    @override
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Make up for an evaluation that was interrupted: Lightning would skip it.
+
+        It repeats an evaluation only if the restored progress says that it stopped in the middle of a batch.
+        """
+        if checkpoint.get(DUE) and trainer.state.fn == TrainerFn.FITTING:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            done = progress["total"]["completed"]
+            progress["total"] |= {"ready": done + 1, "started": done + 1, "processed": done}
+            progress["current"] |= dict.fromkeys(progress["current"], 0)
 
     @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -77,11 +106,11 @@ class LatestCheckpoint(Checkpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save what the interrupted run has reached."""
         self._restore_handler()
-        if not trainer.training and not trainer.validating and not trainer.sanity_checking:
+        if trainer.state.fn != TrainerFn.FITTING:
             return
         if self._learning:
             rank_zero_warn("Interrupted inside an update, whose state is not saved: --resume continues before it.")
-        elif trainer.global_step > 0:
+        elif trainer.global_step > 0 and not trainer.validating:
             self.save(trainer)
             rank_zero_info(
                 f"Saved update {trainer.global_step} as {self._folder(trainer) / LAST}: continue with --resume."
@@ -89,7 +118,8 @@ class LatestCheckpoint(Checkpoint):
 
     def save(self, trainer: L.Trainer) -> None:
         """Write `last.ckpt`, unless this state is there already; collective."""
-        if self._saved_at == trainer.global_step:
+        state = trainer.global_step, self._evaluation_due
+        if self._saved == state:
             return
         folder = self._folder(trainer)
         unfinished = folder / "unfinished"
@@ -100,7 +130,7 @@ class LatestCheckpoint(Checkpoint):
                 (folder / LAST).rename(folder / PREVIOUS)
             unfinished.rename(folder / LAST)
         trainer.strategy.barrier()
-        self._saved_at = trainer.global_step
+        self._saved = state
 
     def _folder(self, trainer: L.Trainer) -> Path:
         return Path(trainer.default_root_dir) / FOLDER

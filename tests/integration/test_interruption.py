@@ -1,0 +1,131 @@
+"""A run that is interrupted anywhere and resumed is the uninterrupted one, bit for bit."""
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lambda_grpo_pl.callbacks import BenchmarkEvaluation
+from lambda_grpo_pl.cli.main import LambdaGRPOCLI
+from lambda_grpo_pl.cli.resume import newest_checkpoint
+from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.evaluation.scores import QuestionTable
+from lambda_grpo_pl.sampling import TransformersSampler
+from lambda_grpo_pl.training import module
+from tests.integration.runs import digit_share, run
+
+COMMON = [
+    "--trainer.callbacks=null",
+    "--trainer.max_steps=8",
+    "--trainer.val_check_interval=3",
+    "--data.val=[{split: test, limit: 4}]",
+    "--model.updates.num_minibatches=2",
+    "--model.preference.contextual=true",
+    "--model.preference.lr=5.0",
+    "--dynamic_sampling.max_rounds=1",
+    "--reward.functions=[{name: tests.integration.test_interruption.reward}]",
+    "--checkpoint.every=1",
+]
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a run."""
+
+
+Fail = Callable[[], None]
+fail_in_reward: Fail = lambda: None  # noqa: E731
+
+
+def reward(completion: str, example: Mapping[str, Any]) -> float:
+    """The share of digits, unless it is told to fail."""
+    fail_in_reward()
+    return digit_share(completion, example)
+
+
+def after(calls: int) -> Fail:
+    """Raises at the call of that number, counted from 1."""
+    left = iter(range(calls - 1, -1, -1))
+
+    def fail() -> None:
+        if next(left, 1) == 0:
+            raise Interrupted
+
+    return fail
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, place: str, calls: int) -> None:
+    """Let a run fail in `place` at its n-th call."""
+    fail = after(calls)
+    owner, name = {
+        "sample": (TransformersSampler, "generate"),
+        "update": (module, "accumulate_gradient"),
+        "policy step": (module.LambdaGRPO, "_step_policy"),
+        "λ step": (module.LambdaGRPO, "_step_preference"),
+        "evaluate": (QuestionTable, "majority"),
+    }.get(place, (None, ""))
+    if owner is None:
+        monkeypatch.setattr("tests.integration.test_interruption.fail_in_reward", fail)
+        return
+    original = getattr(owner, name)
+
+    def failing(*arguments: Any, **named: Any) -> Any:
+        fail()
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, failing)
+
+
+@pytest.fixture(scope="module")
+def whole(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> LambdaGRPOCLI:
+    return run("fit", policy, tmp_path_factory.mktemp("whole"), *COMMON)
+
+
+def evaluations(cli: LambdaGRPOCLI) -> list[Any]:
+    """Every score of every evaluation of a run, those before a resume included."""
+    return next(each for each in cli.trainer.callbacks if isinstance(each, BenchmarkEvaluation)).history
+
+
+@pytest.mark.parametrize(
+    ("place", "calls"),
+    [("sample", 4), ("score", 70), ("update", 5), ("update", 6), ("policy step", 4), ("λ step", 6), ("evaluate", 1)],
+)
+def test_a_resumed_run_is_the_uninterrupted_one(
+    whole: LambdaGRPOCLI, policy: Path, tmp_path: Path, place: str, calls: int
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        plant(monkeypatch, place, calls)
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - a reward's error is wrapped with the reward's name
+            run("fit", policy, tmp_path, *COMMON)
+        assert isinstance(caught.value, Interrupted) or isinstance(caught.value.__cause__, Interrupted)
+    resumed = run("fit", policy, tmp_path, *COMMON, "--resume")
+    expected, result = whole.model.state_dict(), resumed.model.state_dict()
+    assert expected["preference.lam"] != 0.0
+    for name, value in expected.items():
+        assert torch.equal(result[name], value), name
+    assert evaluations(resumed) == evaluations(whole) != []
+
+
+def test_a_second_run_in_a_used_folder_is_refused(whole: LambdaGRPOCLI, policy: Path) -> None:
+    with pytest.raises(UserError, match=r"already holds a run.*--resume"):
+        run("fit", policy, Path(whole.trainer.default_root_dir), *COMMON)
+
+
+def test_nothing_to_resume_is_said(policy: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to resume"):
+        run("fit", policy, tmp_path, *COMMON, "--resume")
+
+
+def test_a_truncated_checkpoint_is_skipped(whole: LambdaGRPOCLI, tmp_path: Path) -> None:
+    folder = Path(whole.trainer.default_root_dir) / "checkpoints"
+    assert newest_checkpoint(folder.parent) == folder / "last.ckpt"
+    assert zipfile.is_zipfile(folder / "previous.ckpt")
+    content = (folder / "last.ckpt").read_bytes()
+    copy = tmp_path / "checkpoints"
+    copy.mkdir()
+    (copy / "previous.ckpt").write_bytes((folder / "previous.ckpt").read_bytes())
+    (copy / "last.ckpt").write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match=r"last\.ckpt is not a complete checkpoint"):
+        assert newest_checkpoint(tmp_path) == copy / "previous.ckpt"
