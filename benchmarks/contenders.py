@@ -81,10 +81,20 @@ class _StepTimer(L.Callback):
 
 
 class LastingRollout(RolloutCallback):
-    """Keeps its engine from one fit to the next."""
+    """Keeps its sampler from one fit to the next, and has a stopwatch time what the engine does, if it is given one."""
+
+    watch: Stopwatch | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        for function, phase in (("sync", "sync"), ("sample_batch", "sample"), ("score", "score")):
+            if self.watch is not None:
+                self.watch.watch(self.rollout_engine, function, phase)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._synced_at = None
+        lasting = self.rollout_engine.sampler.release() if self.rollout_engine is not None else None
+        super().teardown(trainer, pl_module, stage)
+        self.sampler = lasting
 
 
 class Ours:
@@ -104,15 +114,9 @@ class Ours:
         self.data = PromptDataModule(
             str(folder), PromptSource(path=str(folder / "questions.jsonl"), template="none"), [], batch_size=NUM_PROMPTS
         )
-        self.watch = Stopwatch()
-        for owner, function, phase in (
-            (self.rollout, "synchronise", "sync"),
-            (self.rollout, "sample", "sample"),
-            (self.reward, "score", "score"),
-            (self.module, "_fix", "log-probs"),
-            (self.module, "_step_policy", "optimizer"),
-        ):
-            self.watch.watch(owner, function, phase)
+        self.watch = self.rollout.watch = Stopwatch()
+        for function, phase in (("_fix", "log-probs"), ("_step_policy", "optimizer")):
+            self.watch.watch(self.module, function, phase)
 
     def step(self) -> Phases:
         timer = _StepTimer()

@@ -97,7 +97,7 @@ def evaluate(
         strategy=strategy,
         default_root_dir=folder,
         logger=False,
-        callbacks=[evaluation, rollout, RewardCallback([RewardSpec(name="numeric")])],
+        callbacks=[rollout, RewardCallback([RewardSpec(name="numeric")]), evaluation],
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,

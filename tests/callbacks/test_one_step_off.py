@@ -10,7 +10,8 @@ import torch
 
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks import RolloutCallback
-from lambda_grpo_pl.callbacks.lookup import find_callback
+from lambda_grpo_pl.callbacks.context import engine, find_callback
+from lambda_grpo_pl.rollout.run_context import sampling_seed
 from lambda_grpo_pl.sampling import SamplerProcess, TransformersSampler, policy_weights
 from tests.integration.runs import run
 
@@ -38,7 +39,7 @@ class Witness(L.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):  # type: ignore[no-untyped-def]
         self.batches.append(copy.deepcopy(batch))
         self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-        self.sampler = find_callback(trainer, RolloutCallback).sampler
+        self.sampler = engine(trainer).sampler.started
 
 
 WITNESS = "--trainer.callbacks=[{class_path: tests.callbacks.test_one_step_off.Witness}]"
@@ -55,7 +56,7 @@ def test_every_rollout_but_the_first_is_of_the_policy_one_step_before(policy: Pa
         sampled_by = max(0, step - 1)
         sampler = TransformersSampler([tokenizer.eos_token_id], tokenizer.pad_token_id, config=config)
         sampler.receive(witness.weights[sampled_by].items())
-        seed = rollout._seed(cli.trainer, ("train", step))
+        seed = sampling_seed(rollout.seed, ("train", step), rank=0)
         expected = sampler.generate(batch.prompts, rollout.sampling, seed)
         assert all(torch.equal(a, b) for a, b in zip(batch.completions, expected, strict=True)), step
         assert witness.logged[step]["sampler/staleness"] == step - sampled_by

@@ -40,7 +40,7 @@ def test_replacement_moves_whole_groups_and_widens_padding() -> None:
     source = int(torch.nonzero(~fresh.flat_groups())[0])
     untouched = batch.sampled().tokens(5)
     where = torch.tensor([True, False, False, False])
-    replace_groups(batch, where, fresh)
+    replace_groups(batch, where, fresh, "total")
     assert batch.prompts.tokens(0) == fresh.prompts.tokens(source)
     for member in range(4):
         assert batch.sampled().tokens(member) == fresh.sampled().tokens(source * 4 + member)
@@ -55,7 +55,7 @@ def test_nothing_informative_changes_nothing() -> None:
     rewards = fresh.scored()
     fresh.rewards = rewards._replace(total=torch.ones_like(rewards.total))
     before = batch.sampled().ids.clone()
-    replace_groups(batch, batch.flat_groups(), fresh)
+    replace_groups(batch, batch.flat_groups(), fresh, "total")
     assert torch.equal(batch.sampled().ids, before)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lambda_grpo_pl.callbacks import RolloutCallback
 from lambda_grpo_pl.rewards import JudgingAhead
 from lambda_grpo_pl.sampling import SyncError, TransformersSampler
 from tests.integration.runs import run
@@ -48,7 +47,7 @@ def test_weights_are_synced_once_an_update_and_seeds_differ(
             return super().generate(prompts, settings, seed, on_group)
 
     monkeypatch.setattr("lambda_grpo_pl.sampling.factory.TransformersSampler", Counting)
-    with pytest.warns(UserWarning, match=r"cut at 8 tokens.*rollout\.sampling\.max_tokens"):
+    with pytest.warns(UserWarning, match=r"truncated at 8 tokens.*rollout\.sampling\.max_tokens"):
         run("fit", policy, tmp_path, *OPTIONS, "--dynamic_sampling.max_rounds=1")
     assert len(syncs) == 2
     assert len(set(seeds)) == len(seeds) >= 2
@@ -111,13 +110,3 @@ def test_the_export_of_a_lora_policy_is_the_policy(policy: Path, tmp_path: Path)
         ours, theirs, before = (model(tokens).logits for model in (cli.model.policy.model.eval(), exported, start))
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(theirs, before, atol=1e-2)
-
-
-def test_the_callback_is_named_when_it_is_missing() -> None:
-    from lambda_grpo_pl.callbacks.lookup import find_callback
-
-    class Trainer:
-        callbacks: tuple = ()
-
-    with pytest.raises(ValueError, match="RolloutCallback is missing"):
-        find_callback(Trainer(), RolloutCallback)  # type: ignore[arg-type]

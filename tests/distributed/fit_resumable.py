@@ -12,7 +12,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from lambda_grpo_pl.callbacks import RunSummary
-from lambda_grpo_pl.callbacks.lookup import find_callback
+from lambda_grpo_pl.callbacks.context import find_callback
 from tests.integration.runs import run
 
 STRATEGIES = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lambda_grpo_pl.callbacks import RunSummary
-from lambda_grpo_pl.callbacks.lookup import find_callback
+from lambda_grpo_pl.callbacks.context import find_callback
 from tests.integration.runs import ROOT, run
 
 METHODS = sorted(path.stem for path in (ROOT / "configs/preference").glob("*.yaml"))

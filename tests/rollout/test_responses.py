@@ -4,7 +4,7 @@ import torch
 
 from lambda_grpo_pl.batch import Completions
 from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
-from lambda_grpo_pl.rollout.responses import cut, read_responses, with_stops
+from lambda_grpo_pl.rollout.responses import apply_stops, read_responses, with_stops
 from lambda_grpo_pl.sampling import SamplingSettings
 
 TOKENIZER = character_tokenizer()
@@ -40,12 +40,12 @@ def test_without_stops_a_response_is_whole():
     given = completions("1 Question: 2", truncated=False)
     responses = read_responses(TOKENIZER, given)
     assert responses == (["1 Question: 2"], [13], [False])
-    assert cut(given, responses).lengths.tolist() == given.lengths.tolist()
+    assert apply_stops(given, responses).lengths.tolist() == given.lengths.tolist()
 
 
 def test_cutting_shortens_the_completions():
     given = completions("12STOP34")
-    shorter = cut(given, read_responses(TOKENIZER, given, ["STOP"]))
+    shorter = apply_stops(given, read_responses(TOKENIZER, given, ["STOP"]))
     assert TOKENIZER.decode(shorter.tokens(0)) == "12STOP"
     assert not shorter.truncated.any()
 

@@ -1,4 +1,4 @@
-"""Callbacks: what happens in text, and what only reads. Each writes one slot of the batch before the step, or none."""
+"""Callbacks: sampling, scoring, evaluation, and those that only read. Each fills at most one slot of the batch."""
 
 from lambda_grpo_pl.callbacks.checkpoint import LatestCheckpoint
 from lambda_grpo_pl.callbacks.completions import CompletionsTable
@@ -7,6 +7,7 @@ from lambda_grpo_pl.callbacks.evaluation_settings import EvaluationSettings
 from lambda_grpo_pl.callbacks.export import HuggingFaceExport
 from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
 from lambda_grpo_pl.callbacks.one_step_off import OneStepOff
+from lambda_grpo_pl.callbacks.order import check_order, default_callbacks
 from lambda_grpo_pl.callbacks.predictions import PredictionWriter
 from lambda_grpo_pl.callbacks.progress import RolloutProgressBar
 from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout
@@ -33,4 +34,6 @@ __all__ = [
     "RolloutProgressBar",
     "RunSummary",
     "StartupPlan",
+    "check_order",
+    "default_callbacks",
 ]

@@ -1,4 +1,4 @@
-"""How each set is asked: the benchmark's own settings, or those of a set of one's own, and what overrides them."""
+"""How each validation set is sampled and scored: its benchmark's settings or the defaults, and what overrides them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 from lambda_grpo_pl.data.benchmarks import BENCHMARKS
 from lambda_grpo_pl.data.sources import PromptSource
 from lambda_grpo_pl.data.templates import find_template
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.records import EvaluationSetup
 from lambda_grpo_pl.rewards import RewardSpec
 from lambda_grpo_pl.sampling import SamplingSettings
@@ -27,40 +28,40 @@ class EvaluationSettings:
     num_samples: int | None = None
     """Responses per question, n."""
     max_tokens: int | None = None
-    """Response tokens after which a response is cut."""
+    """Response tokens after which a response is truncated."""
 
     def __post_init__(self) -> None:
         checked = self.apply(SamplingSettings())
         if self.temperature == 0:
-            refuse_greedy_repeats("The evaluation's overrides", checked)
+            refuse_greedy_repeats("evaluation.overrides", checked)
 
     def apply(self, settings: SamplingSettings) -> SamplingSettings:
-        """`settings` with what is set here."""
+        """Return `settings` with the values that are set here."""
         return replace(settings, **{name: value for name, value in vars(self).items() if value is not None})
 
 
-class Asking(NamedTuple):
-    """One set, as this evaluation asks it."""
+class SetPlan(NamedTuple):
+    """How this evaluation samples and scores one set."""
 
     sampling: SamplingSettings
     """How responses are drawn."""
     rewards: tuple[RewardSpec, ...]
     """What scores them, the task's reward first; empty for the training rewards."""
     setup: EvaluationSetup
-    """The same and the template, as they are recorded and printed with every score."""
+    """The same and the template, as recorded and printed with every score."""
 
 
-def plan_asking(
+def plan_set(
     source: PromptSource,
     overrides: Sequence[EvaluationSettings],
     training: SamplingSettings,
     training_rewards: Sequence[RewardSpec],
     seed: int,
-) -> Asking:
-    """Return how a set is asked; later `overrides` win.
+) -> SetPlan:
+    """Return how a set is sampled and scored; later `overrides` win.
 
     A registered benchmark brings its sampling and its reward; any other set is sampled greedily at the training limit
-    and scored by the training rewards. Raises `ValueError` for several greedy samples of a question.
+    and scored by the training rewards. Raises `UserError` for several greedy samples per question.
     """
     entry = BENCHMARKS.get(source.name) if source.benchmark else None
     if entry is None:
@@ -89,13 +90,13 @@ def plan_asking(
         stop=find_template(source.default_template).stop,
         seed=seed,
     )
-    return Asking(sampling, rewards, setup)
+    return SetPlan(sampling, rewards, setup)
 
 
 def refuse_greedy_repeats(who: str, sampling: SamplingSettings) -> None:
-    """Raise `ValueError` for several samples at temperature 0: they are all the same."""
+    """Raise `UserError` for several samples at temperature 0: they are all the same."""
     if sampling.greedy and sampling.num_samples > 1:
-        raise ValueError(
-            f"{who} would take {sampling.num_samples} samples of each question at temperature 0, which are all the "
-            "same: set evaluation.overrides.temperature above 0, or num_samples to 1."
+        raise UserError(
+            f"{who} would draw {sampling.num_samples} identical samples per question (temperature 0): set "
+            "evaluation.overrides.temperature above 0, or evaluation.overrides.num_samples to 1."
         )

@@ -2,105 +2,107 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn.functional import pad
+from typing_extensions import override
 
-from lambda_grpo_pl.batch import Completions, Prompts, Rewards, RolloutBatch
-from lambda_grpo_pl.callbacks.lookup import find_callback
-from lambda_grpo_pl.callbacks.reward import RewardCallback
-from lambda_grpo_pl.callbacks.rollout import RolloutCallback
-
-
-def roll_out(
-    trainer: L.Trainer,
-    pl_module: L.LightningModule,
-    stream: Literal["replacement", "heldout"],
-    num_prompts: int,
-    key: tuple[str | int, ...],
-) -> RolloutBatch:
-    """Draw prompts from a stream of the data module, sample and score them like a training batch."""
-    prompts: Prompts = trainer.datamodule.draw(num_prompts, stream)  # type: ignore[attr-defined]
-    batch = RolloutBatch(prompts).to(pl_module.device)
-    rollout = find_callback(trainer, RolloutCallback)
-    rollout.synchronise(trainer, pl_module)
-    batch.completions = rollout.sample_training(trainer, pl_module, batch.prompts, key)
-    find_callback(trainer, RewardCallback).score(trainer, batch, key)
-    return batch
+from lambda_grpo_pl.batch import Completions, Metric, Prompts, Rewards, RolloutBatch
+from lambda_grpo_pl.callbacks.context import datamodule, engine
+from lambda_grpo_pl.callbacks.rollout import sync_sampler
+from lambda_grpo_pl.data.module import Stream
+from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.rollout.run_context import Key
 
 
 class DynamicSampling(L.Callback):
-    """Replaces groups whose responses all earned the same by groups that did not (DAPO, arXiv 2503.14476, section 3.2).
+    """Replaces flat groups, whose responses are all right or all wrong (DAPO, arXiv 2503.14476, section 3.2).
 
-    Equal rewards give no gradient, so such groups shrink the batch. Each round draws as many new prompts as there are
-    flat groups, samples and scores them, and puts the informative ones in their place; the batch keeps its size. All
-    ranks run the same number of rounds. What is still flat after the last round stays and weighs nothing.
+    They give no gradient, so they shrink the batch. Each round draws as many new prompts as there are flat groups,
+    samples and scores them, and puts the informative ones in their place; the batch keeps its size. All ranks run the
+    same number of rounds. Groups that are still flat after the last round stay.
     """
 
-    def __init__(self, max_rounds: int = 0) -> None:
-        """Keep the setting.
+    def __init__(self, max_rounds: int = 0, metric: Metric = "correct") -> None:
+        """Keep the settings.
 
         Args:
-            max_rounds: Rounds of replacement a step; 0 switches dynamic sampling off.
+            max_rounds: Rounds of replacement per step; 0 switches dynamic sampling off.
+            metric: What makes a group flat: `correct`, all responses right or all wrong (DAPO's); `total`, equal total
+                rewards, for rewards that are never simply right or wrong.
         """
         if max_rounds < 0:
-            raise ValueError(f"dynamic_sampling.max_rounds is {max_rounds}: set it to 0 (off) or more.")
-        self.max_rounds = max_rounds
+            raise UserError(f"dynamic_sampling.max_rounds is {max_rounds}: set it to 0 (off) or more.")
+        self.max_rounds, self.metric = max_rounds, metric
 
+    @override
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """Refill the batch with informative groups."""
         rounds = 0
         while rounds < self.max_rounds:
-            flat = batch.flat_groups()
+            flat = batch.flat_groups(self.metric)
             worst = trainer.strategy.reduce(flat.sum().float(), reduce_op="max")
             if int(worst) == 0:
                 break
             rounds += 1
-            fresh = roll_out(trainer, pl_module, "replacement", int(worst), ("replacement", batch.index, rounds))
-            replace_groups(batch, flat, fresh)
+            fresh = draw_batch(trainer, pl_module, "replacement", int(worst), ("replacement", batch.index, rounds))
+            replace_groups(batch, flat, fresh, self.metric)
         if self.max_rounds:
-            still_flat = float(batch.flat_groups().float().mean())
+            still_flat = float(batch.flat_groups(self.metric).float().mean())
             pl_module.log_dict({"dynamic_sampling/rounds": float(rounds), "dynamic_sampling/still_flat": still_flat})
             if still_flat == 1.0:
+                graded = ", or set dynamic_sampling.metric to total if the reward is graded" * (
+                    self.metric == "correct"
+                )
                 rank_zero_warn(
-                    f"After {rounds} rounds of dynamic sampling every group still earned equal rewards: the prompts "
-                    "are all too easy or all too hard for this policy. Change the data or the reward."
+                    f"After {rounds} rounds of dynamic sampling, every group is still flat: the prompts are too easy "
+                    f"or too hard for this policy. Change data.train or reward.functions{graded}."
                 )
 
 
 class HeldoutRollout(L.Callback):
-    """Brings a scored batch of held-out prompts every few steps, for the `validation` rule of λ."""
+    """Adds a scored batch of held-out prompts every few steps, for the `validation` rule of λ."""
 
     def __init__(self, every: int = 0, num_prompts: int = 16) -> None:
         """Keep the settings.
 
         Args:
             every: Steps between two held-out batches; 0 switches them off.
-            num_prompts: Held-out prompts a batch and rank.
+            num_prompts: Held-out prompts per batch and rank.
         """
         if every < 0 or num_prompts < 1:
-            raise ValueError(
+            raise UserError(
                 f"heldout.every is {every} and heldout.num_prompts {num_prompts}: set them to at least 0 and 1."
             )
         self.every, self.num_prompts = every, num_prompts
 
+    @override
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Attach the held-out batch when its turn has come."""
+        """Attach a held-out batch when it is due."""
         if self.every and batch.index % self.every == 0:
-            batch.heldout = roll_out(trainer, pl_module, "heldout", self.num_prompts, ("heldout", batch.index))
+            batch.heldout = draw_batch(trainer, pl_module, "heldout", self.num_prompts, ("heldout", batch.index))
 
 
-def replace_groups(batch: RolloutBatch, where: Tensor, fresh: RolloutBatch) -> None:
+def draw_batch(
+    trainer: L.Trainer, pl_module: L.LightningModule, stream: Stream, num_prompts: int, key: Key
+) -> RolloutBatch:
+    """Draw prompts from a stream of the data module, and sample and score them like a training batch."""
+    prompts = RolloutBatch(datamodule(trainer).draw(num_prompts, stream)).to(pl_module.device).prompts
+    sync_sampler(trainer, pl_module)
+    return engine(trainer).roll_out(prompts, key)
+
+
+def replace_groups(batch: RolloutBatch, where: Tensor, fresh: RolloutBatch, metric: Metric) -> None:
     """Put the informative groups of `fresh` in place of the groups `where` [B] of `batch`, as far as they go."""
-    sources = torch.nonzero(~fresh.flat_groups()).flatten().tolist()
+    sources = torch.nonzero(~fresh.flat_groups(metric)).flatten().tolist()
     pairs = list(zip(torch.nonzero(where).flatten().tolist(), sources, strict=False))
     if not pairs:
         return
@@ -118,8 +120,8 @@ def replace_groups(batch: RolloutBatch, where: Tensor, fresh: RolloutBatch) -> N
         _put(batch.prompts.lengths, fresh.prompts.lengths, targets, sources),
         tuple(examples),
     )
-    ours, theirs = batch.sampled(), fresh.sampled()
-    batch.completions = Completions._make(_put(a, b, to, taken) for a, b in zip(ours, theirs, strict=True))
+    ours, others = batch.sampled(), fresh.sampled()
+    batch.completions = Completions._make(_put(a, b, to, taken) for a, b in zip(ours, others, strict=True))
     mine, other = batch.scored(), fresh.scored()
     batch.rewards = Rewards(
         total=_put(mine.total, other.total, to, taken),
@@ -129,13 +131,15 @@ def replace_groups(batch: RolloutBatch, where: Tensor, fresh: RolloutBatch) -> N
     )
 
 
-def _put(ours: Tensor, theirs: Tensor, targets: Any, sources: Any, pad_left: bool = False) -> Tensor:
-    """Copy rows, widening the narrower of two padded tensors on its padding side."""
-    if ours.ndim == 2:
-        width = max(ours.shape[1], theirs.shape[1])
-        ours, theirs = (
-            pad(t, (width - t.shape[1], 0) if pad_left else (0, width - t.shape[1])) for t in (ours, theirs)
+def _put(
+    target: Tensor, source: Tensor, to: Sequence[int] | Tensor, taken: Sequence[int] | Tensor, pad_left: bool = False
+) -> Tensor:
+    """Copy rows `taken` of `source` to rows `to`, widening the narrower of two padded tensors on its padding side."""
+    if target.ndim == 2:
+        width = max(target.shape[1], source.shape[1])
+        target, source = (
+            pad(t, (width - t.shape[1], 0) if pad_left else (0, width - t.shape[1])) for t in (target, source)
         )
-    result = ours.clone()
-    result[targets] = theirs[sources]
+    result = target.clone()
+    result[to] = source[taken]
     return result

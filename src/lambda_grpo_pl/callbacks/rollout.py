@@ -2,64 +2,34 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-from contextlib import nullcontext
-from typing import Any, NamedTuple
-
 import lightning as L
-import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
+from typing_extensions import override
 
-from lambda_grpo_pl.batch import Completions, Prompts, RolloutBatch
-from lambda_grpo_pl.callbacks.lookup import find_callback
+from lambda_grpo_pl.batch import Completions, RolloutBatch
+from lambda_grpo_pl.callbacks.context import EngineOwner, datamodule, engine, find_callback, trained
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.timing import timed
-from lambda_grpo_pl.rollout.responses import cut, read_responses, with_stops
-from lambda_grpo_pl.sampling import (
-    OnGroup,
-    Sampler,
-    SamplerName,
-    SamplerProcess,
-    SamplerRecipe,
-    SamplingSettings,
-    VllmSettings,
-    check_sync,
-    plan_adapters,
-    probe_sequences,
-)
+from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.rollout.engine import RolloutEngine
+from lambda_grpo_pl.rollout.policy_sampler import PolicySampler
+from lambda_grpo_pl.rollout.run_context import RunContext
+from lambda_grpo_pl.sampling import Sampler, SamplerName, SamplingSettings, VllmSettings
 
 TRUNCATION_WARNING = 0.5
-"""Share of truncated responses above which training mostly learns to be cut off."""
+"""Share of truncated responses above which training mostly learns to be truncated."""
 
 
-class OwnProcess(NamedTuple):
-    """What a sampler in a process of its own may use."""
-
-    num_threads: int | None
-    """CPU threads; None: as many as this process has."""
-    device: int | None
-    """GPU, counted among the visible ones; None: this process's."""
-
-
-class RolloutAhead(NamedTuple):
-    """A rollout that was begun before its step."""
-
-    completions: Future[Completions]
-    """On the CPU, as they were sampled."""
-    step: int
-    """`global_step` whose weights they were sampled with."""
-
-
-class RolloutCallback(L.Callback):
+class RolloutCallback(EngineOwner):
     """Samples G responses to each prompt, from exactly the policy that the step will train (but see `OneStepOff`).
 
-    Before sampling, weights that changed are handed to the engine, and a self-test compares its log-probabilities
-    with the trainer's: a stale tensor ends the run with a sentence instead of costing weeks. Seeds are a function of
-    (seed, stage, batch number, rank), so a resumed run samples what the interrupted one would have.
+    Before sampling, weights that changed are handed to the sampler, and a self-test compares its log-probabilities
+    with the policy's: a stale tensor ends the run with an error message instead of costing weeks. Seeds are a function
+    of (seed, occasion, rank), so a resumed run samples what the interrupted run would have sampled.
 
     Attributes:
-        ahead: rollouts that were begun already (`begin`), by the number of their batch.
-        own_process: set before training starts, the sampler gets a process of its own; `begin` needs that.
+        sampler: Set before a run to sample with it instead of starting one; it is closed when the run ends.
+        rollout_engine: What samples and scores, from `setup` to `teardown`.
     """
 
     def __init__(
@@ -70,46 +40,60 @@ class RolloutCallback(L.Callback):
         seed: int = 0,
         sync_tolerance: float | None = None,
     ) -> None:
-        """Keep the settings; the engine starts when training or validation does.
+        """Keep the settings; the sampler starts when training or evaluation first samples.
 
         Args:
-            sampler: `vllm` (in process), `transformers` (needs nothing else), or `auto`: vLLM where it is installed.
+            sampler: `vllm`, `transformers` (needs no other package), or `auto`: vLLM if it is installed.
             sampling: How training samples. `num_samples` is the group size G, `max_tokens` the response limit.
             engine: Memory and kernels of vLLM.
-            seed: First number of every sampling seed. Linked to seed_everything.
+            seed: Seed of all sampling. Linked to seed_everything.
             sync_tolerance: Largest difference (nats) the self-test accepts; null: 1e-3 in float32, 0.2 below.
         """
         self.sampler_name = sampler
         self.sampling = sampling
-        self.engine = engine
+        self.vllm = engine
         self.seed = seed
         self.sync_tolerance = sync_tolerance
         self.sampler: Sampler | None = None
-        self.ahead: dict[int, RolloutAhead] = {}
-        self.own_process: OwnProcess | None = None
-        self._synced_at: int | None = None
         self._warned = False
 
-    # ------------------------------------------------------------------------------------------------ hooks
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check the callbacks and the sampling settings, and make the engine. Raises `UserError`."""
+        from lambda_grpo_pl.callbacks.order import check_order  # here, because it imports every callback
 
+        data = datamodule(trainer)
+        check_order(trainer.callbacks, evaluates=bool(data.val_sources) and stage != "predict")  # type: ignore[attr-defined]
+        if stage == "fit":
+            check_training_sampling(self.sampling, trained(pl_module).objective.surrogate.is_correction)
+        coarse = not str(trainer.precision).startswith("32")
+        run = RunContext(
+            tokenizer=data.tokenizer,
+            stops=data.stops,
+            seed=self.seed,
+            rank=trainer.global_rank,
+            sync_tolerance=self.sync_tolerance if self.sync_tolerance is not None else (0.2 if coarse else 1e-3),
+        )
+        suites = find_callback(trainer, RewardCallback).suites
+        sampler = PolicySampler(run, self.sampler_name, self.vllm, self.sampler)
+        self.rollout_engine = RolloutEngine(run, self.sampling, suites, sampler)
+
+    @override
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Sample the training batch, or wait for what is being sampled already."""
-        begun = self.ahead.pop(batch.index, None)
-        if begun is None:
-            self.synchronise(trainer, pl_module)
+        """Sample the training batch, or wait for the responses that are being sampled already."""
+        rollouts = engine(trainer)
+        if not rollouts.has_begun(batch.index):
+            sync_sampler(trainer, pl_module)
         with timed(pl_module, "sample"):
-            if begun is None:
-                batch.completions = self.sample_training(trainer, pl_module, batch.prompts, ("train", batch.index))
-            else:
-                batch.completions = self._ended(trainer, begun.completions.result())
-                batch.to(pl_module.device)
-        staleness = 0 if begun is None else trainer.global_step - begun.step
-        pl_module.log("sampler/staleness", float(staleness))
-        self._log(pl_module, batch.completions)
+            version = rollouts.sample_batch(batch)
+            batch.to(pl_module.device)
+        pl_module.log("sampler/staleness", float(trainer.global_step - version))
+        self._log(pl_module, batch.sampled())
 
-    def on_validation_batch_start(
+    @override
+    def on_predict_batch_start(
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
@@ -117,99 +101,17 @@ class RolloutCallback(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Sample as in training, unless the evaluation has sampled already with settings of its own."""
-        if batch.completions is None:
-            self.synchronise(trainer, pl_module)
-            key = ("validation", dataloader_idx, batch_idx)
-            batch.completions = self.sample_training(trainer, pl_module, batch.prompts, key)
+        """Sample as in training."""
+        rollouts = engine(trainer)
+        rollouts.sync(trained(pl_module).policy, trainer.global_step)
+        batch.completions = rollouts.sample(batch.prompts, ("validation", dataloader_idx, batch_idx))
 
-    on_test_batch_start = on_validation_batch_start
-    on_predict_batch_start = on_validation_batch_start
-
+    @override
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Free the engine."""
-        if self.sampler is not None:
-            self.sampler.close()
-        self.sampler = self._synced_at = None
-        self.ahead.clear()
-
-    # ------------------------------------------------------------------------------------------------ parts
-
-    def sample(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        prompts: Prompts,
-        settings: SamplingSettings,
-        key: tuple[str | int, ...],
-        on_group: OnGroup | None = None,
-    ) -> Completions:
-        """Sample with the weights of the last sync; `key` names the occasion and makes the seed."""
-        assert self.sampler is not None
-        return self.sampler.generate(prompts, settings, self._seed(trainer, key), on_group)
-
-    def sample_training(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, prompts: Prompts, key: tuple[str | int, ...]
-    ) -> Completions:
-        """Sample as training does: with `sampling`, ended where the training prompts' template says.
-
-        The rewards hear of each group as soon as it has ended.
-        """
-        on_group = find_callback(trainer, RewardCallback).listen(trainer, prompts, key)
-        return self._ended(trainer, self.sample(trainer, pl_module, prompts, self._training(trainer), key, on_group))
-
-    def begin(self, trainer: L.Trainer, batch: RolloutBatch) -> RolloutAhead:
-        """Begin to sample a later training batch with the weights of the last sync; its step will find it."""
-        assert isinstance(self.sampler, SamplerProcess), "set own_process before training starts"
-        key = ("train", batch.index)
-        on_group = find_callback(trainer, RewardCallback).listen(trainer, batch.prompts, key)
-        future = self.sampler.begin(batch.prompts, self._training(trainer), self._seed(trainer, key), on_group)
-        self.ahead[batch.index] = RolloutAhead(future, trainer.global_step)
-        return self.ahead[batch.index]
-
-    def synchronise(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Give the engine the policy's weights, if they changed, and prove that it has them."""
-        if self._synced_at == trainer.global_step:
-            return
-        with timed(pl_module, "sync") if trainer.training else nullcontext():
-            if self.sampler is None:
-                self.sampler = self._start(trainer, pl_module)
-            self.sampler.sync(pl_module.policy.model)
-            probe = probe_sequences(len(trainer.datamodule.tokenizer))  # type: ignore[attr-defined]
-            gap = check_sync(self.sampler, pl_module.policy.sequence_logprobs, probe, self._tolerance(trainer))
-        if trainer.training:
-            pl_module.log("sampler/sync_gap", gap)
-        self._synced_at = trainer.global_step
-
-    def _tolerance(self, trainer: L.Trainer) -> float:
-        if self.sync_tolerance is not None:
-            return self.sync_tolerance
-        return 1e-3 if str(trainer.precision).startswith("32") else 0.2
-
-    def _start(self, trainer: L.Trainer, pl_module: Any) -> Sampler:
-        tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        recipe = SamplerRecipe(
-            name=self.sampler_name,
-            config=pl_module.policy.causal_lm.config,
-            eos_token_ids=(tokenizer.eos_token_id,),
-            pad_token_id=tokenizer.pad_token_id,
-            engine=self.engine,
-            adapters=plan_adapters(pl_module.policy.model) if self.engine.lora_adapters else None,
-        )
-        return recipe.build() if self.own_process is None else SamplerProcess(recipe, *self.own_process)
-
-    def _seed(self, trainer: L.Trainer, key: tuple[str | int, ...]) -> int:
-        words = [int.from_bytes(part.encode(), "big") if isinstance(part, str) else part for part in key]
-        return int(np.random.SeedSequence([self.seed, *words, trainer.global_rank]).generate_state(1, np.uint32)[0])
-
-    def _training(self, trainer: L.Trainer) -> SamplingSettings:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        return with_stops(self.sampling, data.tokenizer, data.stops)
-
-    def _ended(self, trainer: L.Trainer, completions: Completions) -> Completions:
-        """End responses where the training prompts' template says."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        return cut(completions, read_responses(data.tokenizer, completions, data.stops)) if data.stops else completions
+        """Free the sampler and stop the verifier processes."""
+        if self.rollout_engine is not None:
+            self.rollout_engine.close()
+        self.rollout_engine = self.sampler = None
 
     def _log(self, pl_module: L.LightningModule, completions: Completions) -> None:
         lengths = completions.lengths.float()
@@ -227,7 +129,34 @@ class RolloutCallback(L.Callback):
         if truncated > TRUNCATION_WARNING and not self._warned:
             self._warned = True
             rank_zero_warn(
-                f"{truncated:.0%} of the responses were cut at {self.sampling.max_tokens} tokens and have no end: "
-                "raise rollout.sampling.max_tokens, or use a prompt template that the model knows how to answer "
-                "and end."
+                f"{truncated:.0%} of the responses were truncated at {self.sampling.max_tokens} tokens: raise "
+                "rollout.sampling.max_tokens, or use a prompt template whose answers the model knows how to finish "
+                "(data.train.template)."
             )
+
+
+def sync_sampler(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    """Give the sampler the policy's weights if they changed, and log how long it took and how well they agree."""
+    rollouts = engine(trainer)
+    if rollouts.sampler.has(trainer.global_step):
+        return
+    with timed(pl_module, "sync"):
+        gap = rollouts.sync(trained(pl_module).policy, trainer.global_step)
+    assert gap is not None
+    pl_module.log("sampler/sync_gap", gap)
+
+
+def check_training_sampling(sampling: SamplingSettings, is_correction: str) -> None:
+    """Refuse to train on samples of a truncated distribution without a correction. Raises `UserError`.
+
+    The probabilities of nucleus and top-k sampling are renormalized, the trainer's are not: without importance weights
+    the gradient is biased.
+    """
+    keys = {"top_p": sampling.top_p < 1, "top_k": sampling.top_k > 0}
+    if is_correction == "none" and any(keys.values()):
+        key = next(name for name, is_set in keys.items() if is_set)
+        raise UserError(
+            f"rollout.sampling.{key} is {getattr(sampling, key)}, so responses come from another distribution than the "
+            f"policy's: set it to {SamplingSettings.__dataclass_fields__[key].default} for training, or set "
+            "model.objective.surrogate.is_correction to truncate or mask."
+        )

@@ -8,8 +8,7 @@ import lightning as L
 from rich.console import Console
 from rich.table import Table
 
-from lambda_grpo_pl.callbacks.lookup import find_callback
-from lambda_grpo_pl.callbacks.rollout import RolloutCallback
+from lambda_grpo_pl.callbacks.context import engine
 
 
 class StartupPlan(L.Callback):
@@ -29,7 +28,7 @@ class StartupPlan(L.Callback):
             return
         table = Table(show_header=False, title="plan", title_justify="left")
         data = trainer.datamodule  # type: ignore[attr-defined]
-        for row in describe_plan(trainer, pl_module, data, find_callback(trainer, RolloutCallback)):
+        for row in describe_plan(trainer, pl_module, data, engine(trainer)):
             table.add_row(*row)
         Console().print(table)
 
@@ -64,10 +63,10 @@ def describe_plan(trainer: Any, module: Any, data: Any, rollout: Any) -> list[tu
 
 def _rollouts(rollout: Any, module: Any) -> str:
     surrogate = module.objective.surrogate
-    if rollout.own_process is None:
-        return f"on-policy, sampler {rollout.sampler_name} in this process"
+    if rollout.sampler.placement is None:
+        return f"on-policy, sampler {rollout.sampler.name} in this process"
     return (
-        f"one step ahead, sampler {rollout.sampler_name} in a process of its own; importance weights "
+        f"one step ahead, sampler {rollout.sampler.name} in a process of its own; importance weights "
         f"{surrogate.is_correction} at {surrogate.is_cap:g}"
     )
 

@@ -9,10 +9,10 @@ import lightning as L
 from rich.console import Console
 from rich.table import Table
 
+from lambda_grpo_pl.callbacks.context import find_callback
 from lambda_grpo_pl.callbacks.evaluation import BenchmarkEvaluation
 from lambda_grpo_pl.callbacks.export import HuggingFaceExport
 from lambda_grpo_pl.callbacks.figure import PANELS, Series, draw_run
-from lambda_grpo_pl.callbacks.lookup import find_callback
 from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
 from lambda_grpo_pl.callbacks.timing import PhaseTimer
 

@@ -1,7 +1,7 @@
 """`lambda-grpo fit | validate | test | predict`: LightningCLI with this package's module, data and callbacks.
 
-Each callback has its own section (`rollout`, `reward`, …), so overlays merge key by key; their order is fixed here.
-Checks that involve several sections, and no model, run before anything is built.
+Each callback has its own section (`rollout`, `reward`, …), so overlays merge key by key; `callbacks/order.py` lists
+them. Checks that involve several sections, and no model, run before anything is built.
 
 What the user said wrong is a `UserError` and ends with one sentence. Until the run starts, every `ValueError` or
 `OSError` counts as one, since nothing but settings has been looked at. From then on only `UserError` does: any other
@@ -20,23 +20,8 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from typing_extensions import override
 
 from lambda_grpo_pl.builtin.base_model import resolve_model_path
-from lambda_grpo_pl.callbacks import (
-    BenchmarkEvaluation,
-    CompletionsTable,
-    DynamicSampling,
-    HeldoutRollout,
-    HuggingFaceExport,
-    LatestCheckpoint,
-    OneStepOff,
-    PhaseTimer,
-    PredictionWriter,
-    PreferenceMonitor,
-    RewardCallback,
-    RolloutCallback,
-    RunSummary,
-    StartupPlan,
-)
 from lambda_grpo_pl.callbacks.one_step_off import check_correction
+from lambda_grpo_pl.callbacks.order import SECTIONS
 from lambda_grpo_pl.cli.checks import check_plan, check_shares
 from lambda_grpo_pl.cli.resume import check_checkpoint_path, choose_checkpoint
 from lambda_grpo_pl.data.module import PromptDataModule
@@ -46,25 +31,6 @@ from lambda_grpo_pl.training.module import LambdaGRPO
 
 BAD_SETTINGS = (ValueError, OSError, MisconfigurationException)
 """What settings that do not fit bring about while they are read and objects are built from them."""
-
-# In hook order: sample, score, refill, hold out, begin the next rollout; then what only reads. The summary reads what
-# the timer counted.
-SECTIONS = {
-    "evaluation": BenchmarkEvaluation,
-    "rollout": RolloutCallback,
-    "reward": RewardCallback,
-    "dynamic_sampling": DynamicSampling,
-    "heldout": HeldoutRollout,
-    "one_step_off": OneStepOff,
-    "monitor": PreferenceMonitor,
-    "table": CompletionsTable,
-    "predictions": PredictionWriter,
-    "export": HuggingFaceExport,
-    "checkpoint": LatestCheckpoint,
-    "plan": StartupPlan,
-    "timer": PhaseTimer,
-    "summary": RunSummary,
-}
 
 
 class Parser(LightningArgumentParser):

@@ -1,7 +1,8 @@
 """Responses as text, ended where the prompt template says, and their scores as tensors.
 
-Samplers know tokens and no strings. A stop string that is one token ends a response there (`with_stops`); any other is
-applied here, after sampling: what is recorded and judged is what an engine with stop strings would have returned.
+Samplers work on tokens, not on strings. A stop string that is one token ends a response in the sampler (`with_stops`);
+any other stop string is applied here, after sampling. What is recorded and judged is therefore what an engine with stop
+strings would have returned.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -18,18 +19,44 @@ from lambda_grpo_pl.rewards import SuiteScores
 from lambda_grpo_pl.sampling import SamplingSettings
 
 
+class Tokenizer(Protocol):
+    """What is used of a Hugging Face tokenizer."""
+
+    @property
+    def eos_token_id(self) -> Any:
+        """Token that ends a text."""
+        ...
+
+    @property
+    def pad_token_id(self) -> Any:
+        """Token that fills up rows."""
+        ...
+
+    def __len__(self) -> int:
+        """Size of the vocabulary, added tokens included."""
+        ...
+
+    def __call__(self, text: Any, *, add_special_tokens: bool = ...) -> Any:
+        """Encode a text; the result holds `input_ids`."""
+        ...
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = ...) -> Any:
+        """Return the text of some tokens."""
+        ...
+
+
 class Responses(NamedTuple):
-    """N responses, cut at the first stop string."""
+    """N responses, each cut at its first stop string."""
 
     texts: list[str]
     """N texts without special tokens and without the stop string."""
     lengths: list[int]
-    """N lengths in tokens, what ended the response included."""
+    """N lengths in tokens, including the tokens that ended the response."""
     truncated: list[bool]
-    """N: the length limit cut it, and no stop string came before."""
+    """N flags: the length limit ended the response, and no stop string came before."""
 
 
-def read_responses(tokenizer: Any, completions: Completions, stops: Sequence[str] = ()) -> Responses:
+def read_responses(tokenizer: Tokenizer, completions: Completions, stops: Sequence[str] = ()) -> Responses:
     """Decode completions and cut each at the first of `stops`, which may be the text of a special token."""
     completions = Completions(*(field.cpu() for field in completions))
     texts, lengths = [], []
@@ -44,7 +71,7 @@ def read_responses(tokenizer: Any, completions: Completions, stops: Sequence[str
     return Responses(texts, lengths, truncated)
 
 
-def with_stops(settings: SamplingSettings, tokenizer: Any, stops: Sequence[str]) -> SamplingSettings:
+def with_stops(settings: SamplingSettings, tokenizer: Tokenizer, stops: Sequence[str]) -> SamplingSettings:
     """Return `settings` that end responses at each stop string which is one token, such as `<|im_end|>`."""
     encoded = [(stop, tokenizer(stop, add_special_tokens=False)["input_ids"]) for stop in stops]
     tokens = [ids[0] for stop, ids in encoded if len(ids) == 1 and tokenizer.decode(ids) == stop]
@@ -56,7 +83,7 @@ def join_responses(parts: Sequence[Responses]) -> Responses:
     return Responses(*([item for part in column for item in part] for column in zip(*parts, strict=True)))
 
 
-def cut(completions: Completions, responses: Responses) -> Completions:
+def apply_stops(completions: Completions, responses: Responses) -> Completions:
     """Return `completions` with the lengths and truncation of their `responses`."""
     device = completions.ids.device
     return completions._replace(
@@ -75,16 +102,16 @@ def as_rewards(scores: SuiteScores, device: torch.device) -> Rewards:
     )
 
 
-def _tokens_to_stop(tokenizer: Any, ids: list[int], stops: Sequence[str]) -> int | None:
-    """Return how many tokens it takes to complete the first stop string, None if none comes."""
+def _tokens_to_stop(tokenizer: Tokenizer, ids: list[int], stops: Sequence[str]) -> int | None:
+    """Return how many tokens it takes to complete the first stop string, or None if there is none."""
 
-    def stopped(num_tokens: int) -> bool:
+    def has_stopped(num_tokens: int) -> bool:
         text = str(tokenizer.decode(ids[:num_tokens]))
         return any(stop in text for stop in stops)
 
-    if not stops or not stopped(len(ids)):
+    if not stops or not has_stopped(len(ids)):
         return None
-    return bisect_left(range(len(ids)), True, key=stopped)
+    return bisect_left(range(len(ids)), True, key=has_stopped)
 
 
 def _before(text: str, stops: Sequence[str]) -> str:

@@ -1,41 +1,71 @@
-"""From sampled tokens to scores, response groups that have ended first: training and evaluation alike."""
+"""From sampled tokens to scores, each group as soon as it has ended: the same in training and in evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from lambda_grpo_pl.batch import Completions, Prompts
-from lambda_grpo_pl.rewards import JudgingAhead, RewardSuite, SuiteScores
-from lambda_grpo_pl.rollout.responses import Responses, join_responses, read_responses
+from lambda_grpo_pl.rewards import JudgingAhead, PoolConfig, RewardSpec, RewardSuite, SuiteScores
+from lambda_grpo_pl.rollout.responses import Responses, Tokenizer, join_responses, read_responses
 
 
 class ResponseScoring:
-    """Reads and scores the responses to a batch of prompts.
+    """Reads and scores the responses to one batch of prompts; each response is decoded once.
 
-    Where the sampler is given `hear`, verifiers judge a group as soon as it has ended, while later ones are still being
-    sampled; `finish` then waits only for what is left. Without it, `finish` does everything. The scores are the same.
+    If the sampler calls `take_group`, verifiers judge a group as soon as it has ended, while later groups are still
+    being sampled, and `score` waits only for the rest. Otherwise `read` and `score` do all the work. The scores are
+    the same.
     """
 
-    def __init__(self, suite: RewardSuite, tokenizer: Any, stops: Sequence[str], prompts: Prompts) -> None:
+    def __init__(self, suite: RewardSuite, tokenizer: Tokenizer, stops: Sequence[str], prompts: Prompts) -> None:
         """Score with `suite`; `stops` are the strings that end a response."""
         self._suite, self._tokenizer, self._stops, self._prompts = suite, tokenizer, stops, prompts
-        self._heard: dict[int, Responses] = {}
+        self._groups: dict[int, Responses] = {}
         self._ahead = JudgingAhead(suite)
+        self._responses: Responses | None = None
 
-    def hear(self, number: int, group: Completions) -> None:
-        """Take the responses to prompt `number`: an `OnGroup`."""
-        responses = self._heard[number] = read_responses(self._tokenizer, group, self._stops)
+    def take_group(self, number: int, group: Completions) -> None:
+        """Read the responses to prompt `number` and have them judged: an `OnGroup`."""
+        responses = self._groups[number] = read_responses(self._tokenizer, group, self._stops)
         size = len(responses.texts)
-        self._ahead.add(number * size, responses.texts, [self._prompts.examples[number]] * size, *responses[1:])
+        examples = [self._prompts.examples[number]] * size
+        self._ahead.add(number * size, responses.texts, examples, responses.lengths, responses.truncated)
 
-    def finish(self, completions: Completions) -> tuple[Responses, SuiteScores]:
-        """Return the N responses and their scores, in the order of the rows."""
-        judged = self._ahead.finish() if self._heard else None
-        if judged is None:
-            responses = read_responses(self._tokenizer, completions, self._stops)
-        else:
-            responses = join_responses([self._heard[number] for number in sorted(self._heard)])
+    def read(self, completions: Completions) -> Responses:
+        """Return the N responses in the order of the rows; `completions` holds all groups, those taken included."""
+        if self._responses is None:
+            if self._groups:
+                self._responses = join_responses([self._groups[number] for number in sorted(self._groups)])
+            else:
+                self._responses = read_responses(self._tokenizer, completions, self._stops)
+        return self._responses
+
+    def score(self, completions: Completions) -> SuiteScores:
+        """Return the scores of the N responses in the order of the rows. Raises what a reward function raised."""
+        responses = self.read(completions)
+        judged = self._ahead.finish() if self._groups else None
         size = len(responses.texts) // len(self._prompts.examples)
         examples = [example for example in self._prompts.examples for _ in range(size)]
-        return responses, self._suite.score(responses.texts, examples, *responses[1:], judged)
+        return self._suite.score(responses.texts, examples, responses.lengths, responses.truncated, judged)
+
+
+class RewardSuites:
+    """The training rewards, and one suite for each other list of rewards; equal lists share their processes."""
+
+    def __init__(self, training: RewardSuite, pool: PoolConfig) -> None:
+        """Keep the training rewards; the others are built when needed, with the settings `pool` for their workers."""
+        self.training = training
+        self._pool = pool
+        self._others: dict[str, RewardSuite] = {}
+
+    def find(self, specs: Sequence[RewardSpec]) -> RewardSuite:
+        """Return the suite of these rewards; an empty list means the training rewards."""
+        if not specs:
+            return self.training
+        return self._others.setdefault(repr(list(specs)), RewardSuite(specs, self._pool))
+
+    def close(self) -> None:
+        """Stop all verifier processes; they start again when needed."""
+        for suite in (self.training, *self._others.values()):
+            suite.close()
+        self._others.clear()

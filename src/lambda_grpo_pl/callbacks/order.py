@@ -1,0 +1,98 @@
+"""The callbacks of a run, in the order of their hooks: declared once, for the command line, for Python, and for checks.
+
+`RolloutCallback` samples, `RewardCallback` scores, `DynamicSampling` replaces groups without a signal,
+`HeldoutRollout` adds a held-out batch, and `OneStepOff` begins the next rollout once all others have been sampled.
+`BenchmarkEvaluation` acts between steps. All others only read: `PhaseTimer` starts the clock of the training phase, and
+`RunSummary` reads what the others counted. `LatestCheckpoint` saves what all have; Lightning puts checkpoints last itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import lightning as L
+
+from lambda_grpo_pl.callbacks.checkpoint import LatestCheckpoint
+from lambda_grpo_pl.callbacks.completions import CompletionsTable
+from lambda_grpo_pl.callbacks.evaluation import BenchmarkEvaluation
+from lambda_grpo_pl.callbacks.export import HuggingFaceExport
+from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
+from lambda_grpo_pl.callbacks.one_step_off import OneStepOff
+from lambda_grpo_pl.callbacks.predictions import PredictionWriter
+from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout
+from lambda_grpo_pl.callbacks.reward import RewardCallback
+from lambda_grpo_pl.callbacks.rollout import RolloutCallback
+from lambda_grpo_pl.callbacks.startup import StartupPlan
+from lambda_grpo_pl.callbacks.summary import RunSummary
+from lambda_grpo_pl.callbacks.timing import PhaseTimer
+from lambda_grpo_pl.errors import UserError
+
+SECTIONS: dict[str, type[L.Callback]] = {
+    "rollout": RolloutCallback,
+    "reward": RewardCallback,
+    "dynamic_sampling": DynamicSampling,
+    "heldout": HeldoutRollout,
+    "one_step_off": OneStepOff,
+    "evaluation": BenchmarkEvaluation,
+    "monitor": PreferenceMonitor,
+    "table": CompletionsTable,
+    "predictions": PredictionWriter,
+    "export": HuggingFaceExport,
+    "plan": StartupPlan,
+    "timer": PhaseTimer,
+    "summary": RunSummary,
+    "checkpoint": LatestCheckpoint,
+}
+"""Section of the configuration → its callback, in hook order."""
+
+
+def default_callbacks(
+    *,
+    rollout: RolloutCallback | None = None,
+    reward: RewardCallback | None = None,
+    dynamic_sampling: DynamicSampling | None = None,
+    heldout: HeldoutRollout | None = None,
+    one_step_off: OneStepOff | None = None,
+    evaluation: BenchmarkEvaluation | None = None,
+    monitor: PreferenceMonitor | None = None,
+    table: CompletionsTable | None = None,
+    predictions: PredictionWriter | None = None,
+    export: HuggingFaceExport | None = None,
+    plan: StartupPlan | None = None,
+    timer: PhaseTimer | None = None,
+    summary: RunSummary | None = None,
+    checkpoint: LatestCheckpoint | None = None,
+) -> list[L.Callback]:
+    """Return all callbacks in hook order: those given, and the others with their default settings.
+
+    Arguments are the sections of the configuration.
+
+    Example:
+        >>> L.Trainer(callbacks=default_callbacks(reward=RewardCallback([RewardSpec(name="math")])), …)
+    """
+    given: dict[str, L.Callback | None] = dict(locals())  # exactly the arguments, whose names are the sections
+    return [given[section] or callback() for section, callback in SECTIONS.items()]
+
+
+def check_order(callbacks: Sequence[L.Callback], evaluates: bool) -> None:
+    """Refuse callbacks that are missing, repeated or out of order, before a model is loaded. Raises `UserError`.
+
+    Args:
+        callbacks: All of the trainer's; unknown ones may be anywhere.
+        evaluates: Whether the run evaluates validation sets.
+    """
+    for needed in (RolloutCallback, RewardCallback, BenchmarkEvaluation)[: 3 if evaluates else 2]:
+        if not any(isinstance(callback, needed) for callback in callbacks):
+            without = " (or pass val=[] to PromptDataModule)" if needed is BenchmarkEvaluation else ""
+            raise UserError(f"{needed.__name__} is missing: add it to the trainer's callbacks{without}.")
+    kinds = list(SECTIONS.values())
+    places = [place for each in callbacks for place, kind in enumerate(kinds) if isinstance(each, kind)]
+    for earlier, later in pairwise(places):
+        if earlier == later:
+            raise UserError(f"The trainer has two callbacks of type {kinds[later].__name__}: remove one.")
+        if earlier > later:
+            raise UserError(
+                f"{kinds[later].__name__} comes after {kinds[earlier].__name__}: list callbacks in the order "
+                f"{', '.join(kind.__name__ for kind in kinds)}, or pass default_callbacks()."
+            )

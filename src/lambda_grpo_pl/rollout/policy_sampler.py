@@ -1,0 +1,129 @@
+"""A sampler that is proven to have the policy's weights."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from lambda_grpo_pl.rollout.responses import Tokenizer
+from lambda_grpo_pl.rollout.run_context import RunContext, SampledPolicy
+from lambda_grpo_pl.sampling import (
+    Sampler,
+    SamplerName,
+    SamplerProcess,
+    SamplerRecipe,
+    VllmSettings,
+    check_sync,
+    plan_adapters,
+    probe_sequences,
+)
+
+
+class SamplerPlacement(NamedTuple):
+    """What a sampler in a separate process may use."""
+
+    num_threads: int | None
+    """CPU threads; None: as many as this process has."""
+    device: int | None
+    """GPU, counted among the visible ones; None: this process's GPU."""
+
+
+class PolicySampler:
+    """Starts a sampler with the first sync, hands it the weights when they change, and proves that it has them.
+
+    Attributes:
+        name: Which sampler starts.
+        placement: Set before the first sync to start it in a separate process; None for this process.
+    """
+
+    def __init__(
+        self,
+        run: RunContext,
+        name: SamplerName = "auto",
+        vllm: VllmSettings = VllmSettings(),
+        sampler: Sampler | None = None,
+    ) -> None:
+        """Keep the settings; a `sampler` given here is used instead of starting one."""
+        self.name = name
+        self.placement: SamplerPlacement | None = None
+        self._run, self._vllm, self._sampler = run, vllm, sampler
+        self._version: int | None = None
+
+    @property
+    def started(self) -> Sampler:
+        """The sampler, after the first sync."""
+        assert self._sampler is not None, "sync first"
+        return self._sampler
+
+    @property
+    def version(self) -> int:
+        """Version of the weights that the sampler has, after the first sync."""
+        assert self._version is not None, "sync first"
+        return self._version
+
+    def has(self, version: int) -> bool:
+        """Whether the sampler has this version of the weights."""
+        return self._version == version
+
+    def start(self, policy: SampledPolicy) -> Sampler:
+        """Build the sampler: in this process, or where `placement` says."""
+        recipe = SamplerRecipe(
+            name=self.name,
+            config=policy.causal_lm.config,
+            eos_token_ids=eos_token_ids(self._run.tokenizer, policy.causal_lm),
+            pad_token_id=self._run.tokenizer.pad_token_id,
+            engine=self._vllm,
+            adapters=plan_adapters(policy.model) if self._vllm.lora_adapters else None,
+        )
+        return recipe.build() if self.placement is None else SamplerProcess(recipe, *self.placement)
+
+    def sync(self, policy: SampledPolicy, version: int) -> float | None:
+        """Give the sampler the policy's weights and prove that it has them; every rank calls it.
+
+        Args:
+            policy: Where the weights are.
+            version: A number that changes whenever the weights do, such as the trainer's `global_step`.
+
+        Returns:
+            The largest difference (nats) that `prove` found, or None if the sampler has this version already.
+
+        Raises:
+            SyncError: If the sampler's log-probabilities are not the policy's.
+        """
+        if self.has(version):
+            return None
+        if self._sampler is None:
+            self._sampler = self.start(policy)
+        self._sampler.sync(policy.model)
+        gap = self.prove(policy)
+        self._version = version
+        return gap
+
+    def prove(self, policy: SampledPolicy) -> float:
+        """Compare the sampler's log-probabilities with the policy's, and return the largest difference in nats.
+
+        Raises:
+            SyncError: If it exceeds the run's tolerance.
+        """
+        probe = probe_sequences(len(self._run.tokenizer))
+        return check_sync(self.started, policy.sequence_logprobs, probe, self._run.sync_tolerance)
+
+    def release(self) -> Sampler | None:
+        """Return the sampler without closing it, for another run; this object has none afterwards."""
+        released, self._sampler, self._version = self._sampler, None, None
+        return released
+
+    def close(self) -> None:
+        """Free the sampler; a later sync starts a new one."""
+        released = self.release()
+        if released is not None:
+            released.close()
+
+
+def eos_token_ids(tokenizer: Tokenizer, causal_lm: Any) -> tuple[int, ...]:
+    """Return all tokens that end a response: the tokenizer's, then those of the model's generation configuration.
+
+    Instruction-tuned models have several, such as `<|eot_id|>` and `<|end_of_text|>`; the tokenizer knows one.
+    """
+    configured = getattr(getattr(causal_lm, "generation_config", None), "eos_token_id", None)
+    others = configured if isinstance(configured, list | tuple) else [configured]
+    return tuple(dict.fromkeys(token for token in (tokenizer.eos_token_id, *others) if token is not None))
