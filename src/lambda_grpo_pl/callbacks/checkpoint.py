@@ -68,7 +68,8 @@ class LatestCheckpoint(Checkpoint):
         self._learning = False
         if self._interrupted:
             raise KeyboardInterrupt
-        self._evaluation_due = (batch.index + 1) % trainer.val_check_batch == 0
+        interval = trainer.val_check_batch
+        self._evaluation_due = interval is not None and (batch.index + 1) % interval == 0
         if self._evaluation_due or (self.every and (batch.index + 1) % self.every == 0):
             self.save(trainer)
 
