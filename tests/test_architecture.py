@@ -22,6 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "rollout": {"batch", "sampling", "rewards"},
     "training": {"batch", "objective", "policy"},
     "callbacks": {"batch", "sampling", "rollout", "rewards", "data", "evaluation"},
+    "__init__": {"objective", "rewards", "policy", "sampling", "data", "training", "callbacks"},
     "cli": {"builtin", "data", "evaluation", "sampling", "training", "callbacks"},
 }
 """Room of the house → the rooms below it that it may import."""
@@ -65,7 +66,7 @@ def own_rooms(path: Path) -> set[str]:
 
 
 def test_every_room_is_in_the_plan() -> None:
-    assert {room_of(path) for path in FILES} - {"__init__"} == set(ROOMS)
+    assert {room_of(path) for path in FILES} == set(ROOMS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

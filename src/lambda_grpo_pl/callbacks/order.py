@@ -3,8 +3,8 @@
 `RolloutCallback` samples, `RewardCallback` scores, `DynamicSampling` replaces groups without a signal,
 `HeldoutRollout` adds a held-out batch, and `OneStepOff` begins the next rollout once all others have been sampled.
 `BenchmarkEvaluation` acts between steps. All others only read: `PhaseTimer` starts the clock of the training phase,
-`RunSummary` reads what the others counted, and `LatestCheckpoint` saves the state of all (Lightning itself puts checkpoint
-callbacks last).
+`RunSummary` reads what the others counted, and `LatestCheckpoint` saves the state of all (Lightning itself puts
+checkpoint callbacks last).
 """
 
 from __future__ import annotations
