@@ -1,1 +1,1 @@
-"""Scores nobody can dispute: per-question metrics, intervals, records, tables and comparisons of runs."""
+"""Evaluation: scores with intervals, records on disk, tables, and comparisons of runs."""

@@ -1,7 +1,7 @@
-"""What n responses to each of Q questions earned, as one table, and every measure that is read from it.
+"""Scores of n responses to each of Q questions: one table, and every measure that is computed from it.
 
-A table comes from the ranks of a running evaluation (`metrics.py`) or from the records it left on disk (`compare.py`):
-a number on a dashboard and the same number in a table next month are one computation.
+The table is built from the ranks of a running evaluation (`BenchmarkScores`) or from the records on disk
+(`report.tabulate_records`). Both use `summarize`, so a dashboard and a table made later show the same numbers.
 """
 
 from __future__ import annotations
@@ -10,31 +10,34 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch.distributed as dist
 from numpy.typing import NDArray
 
-from lambda_grpo_pl.evaluation.intervals import best_at_k, bootstrap_interval, majority_vote, pass_at_k
+from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.evaluation.estimators import best_at_k, majority_vote, pass_at_k
+from lambda_grpo_pl.evaluation.intervals import bootstrap_interval
 
 STATUSES = ("ok", "no_answer", "failed")
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionScores:
-    """What the n responses to one question earned."""
+    """Scores of the n responses to one question."""
 
     index: int
-    """Number of the question in its benchmark; repeats of it are dropped."""
+    """Position of the question in its benchmark; only its first occurrence counts."""
     correct: Sequence[bool]
-    """[n] whether each response is right."""
+    """[n] whether each response is correct."""
     scores: Sequence[float]
     """[n] reward of each response."""
     extracted: Sequence[str | None]
-    """[n] answer found in each response; None where there is none."""
+    """[n] answer extracted from each response, or None."""
     lengths: Sequence[int]
     """[n] response tokens."""
     truncated: Sequence[bool]
     """[n] whether each response hit the length limit."""
     status: Sequence[str]
-    """[n] `ok`, `no_answer` (nothing could be extracted) or `failed` (the verifier timed out or crashed: not wrong)."""
+    """[n] `ok`, `no_answer` (no answer was extracted) or `failed` (the verifier timed out or crashed)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +45,13 @@ class QuestionTable:
     """Q distinct questions, ascending by index, with n responses each."""
 
     index: NDArray[np.int64]
-    """[Q] number of each question."""
+    """[Q] position of each question in the benchmark."""
     correct: NDArray[np.bool_]
-    """[Q, n] whether each response is right."""
+    """[Q, n] whether each response is correct."""
     scores: NDArray[np.float64]
     """[Q, n] reward of each response."""
     answers: NDArray[np.int64]
-    """[Q, n] class of equal answers within the question; −1 where none was extracted."""
+    """[Q, n] class of equal answers within the question; −1 without an answer."""
     lengths: NDArray[np.int64]
     """[Q, n] response tokens."""
     truncated: NDArray[np.bool_]
@@ -61,24 +64,24 @@ class QuestionTable:
         return pass_at_k(self.correct.shape[1], self.correct.sum(axis=1), k)
 
     def majority(self) -> NDArray[np.float64]:
-        """Return each question's chance that the majority of its n answers is right, [Q]."""
+        """Return the probability that the most frequent of a question's n answers is correct, [Q]."""
         votes = zip(self.answers.tolist(), self.correct.tolist(), strict=True)
         return np.array([majority_vote(answers, correct) for answers, correct in votes])
 
     @classmethod
     def of(cls, questions: Iterable[QuestionScores]) -> QuestionTable:
-        """Return the table of questions in any order; of repeats of an index the first stays.
+        """Return the table of questions given in any order; of questions with the same index, the first counts.
 
-        Raises `ValueError` for no question, or for questions with different numbers of samples.
+        Raises `UserError` if there is no question, or if questions have different numbers of responses.
         """
         first: dict[int, QuestionScores] = {}
         for question in questions:
             first.setdefault(question.index, question)
         rows = [first[index] for index in sorted(first)]
         if not rows:
-            raise ValueError("No question was scored: check that the benchmark's loader yields at least one batch.")
+            raise UserError("No question was scored: check that each set in data.val holds at least one question.")
         if len({len(row.correct) for row in rows}) > 1:
-            raise ValueError("Questions have different numbers of samples: evaluate again into a new folder.")
+            raise UserError("Questions have different numbers of responses: evaluate again into a new folder.")
         return cls(
             np.array([row.index for row in rows]),
             np.array([row.correct for row in rows], dtype=np.bool_),
@@ -91,9 +94,9 @@ class QuestionTable:
 
 
 def answer_classes(extracted: Sequence[str | None], correct: Sequence[bool]) -> list[int]:
-    """Return one class per answer: 0 for every correct one, however it is written, −1 for none, else one per string.
+    """Return one class per answer: 0 for every correct one, −1 for none, otherwise one class per distinct string.
 
-    Answers that equal the gold equal each other, so `1/2` and `0.5` vote together where the verifier accepts both.
+    Correct answers equal the gold answer and therefore each other, so `1/2` and `0.5` vote together.
     """
     classes: dict[str, int] = {}
     return [
@@ -108,10 +111,11 @@ def default_ks(num_samples: int) -> tuple[int, ...]:
 
 
 def summarize(table: QuestionTable, ks: Sequence[int], confidence: float = 0.95) -> dict[str, float]:
-    """Return every measure of a table by the name it has on dashboards and in tables.
+    """Return every measure of a table, by its name on dashboards and in tables.
 
-    `accuracy` is avg@n, the mean over questions of the share of correct samples; `score` the mean reward. Both come
-    with `_low` and `_high` where `confidence` is above 0. Length quartiles are over responses.
+    `accuracy` is avg@n, the mean over questions of the share of correct responses; `score` is the mean reward. Both
+    have interval bounds `_low` and `_high` if `confidence` is above 0. Lengths are in tokens, shares in [0, 1], and a
+    mean over no response is `nan`.
     """
     n = table.correct.shape[1]
     accuracy, score = table.correct.mean(axis=1), table.scores.mean(axis=1)
@@ -132,10 +136,58 @@ def summarize(table: QuestionTable, ks: Sequence[int], confidence: float = 0.95)
 
 
 def length_measures(table: QuestionTable) -> dict[str, float]:
-    """Return mean and quartiles of the response length in tokens, and its mean by correctness."""
+    """Return the mean and quartiles of the response length in tokens, and its mean by correctness."""
     quartiles = np.percentile(table.lengths, (25, 50, 75))
     measures = {"length/mean": table.lengths.mean()}
     measures |= zip(("length/p25", "length/median", "length/p75"), quartiles, strict=True)
     for name, chosen in (("correct", table.correct), ("incorrect", ~table.correct)):
         measures[f"length/{name}"] = table.lengths[chosen].mean() if chosen.any() else float("nan")
     return measures
+
+
+class BenchmarkScores:
+    """Collects the questions of one benchmark on every rank and computes all measures over all ranks.
+
+    Ranks may hold different numbers of questions, or none. A question that a distributed sampler repeats to even out
+    the ranks counts once, so several ranks give the numbers of one.
+    """
+
+    def __init__(self, num_samples: int, ks: Sequence[int] | None = None, confidence: float = 0.95) -> None:
+        """Start without questions.
+
+        Args:
+            num_samples: Responses per question, n.
+            ks: The k of pass@k and best@k; null: the powers of two up to n, and n.
+            confidence: Confidence of the intervals; 0 computes none.
+        """
+        self.num_samples = num_samples
+        self.ks = tuple(ks) if ks is not None else default_ks(num_samples)
+        self.confidence = confidence
+        self.questions: list[QuestionScores] = []
+
+    def update(self, questions: Iterable[QuestionScores]) -> None:
+        """Add questions of this rank. Raises `ValueError` if one does not have n responses."""
+        for question in questions:
+            if len(question.correct) != self.num_samples:
+                raise ValueError(
+                    f"Question {question.index} has {len(question.correct)} responses instead of {self.num_samples}."
+                )
+            self.questions.append(question)
+
+    def compute(self) -> dict[str, float]:
+        """Return every measure by name, as `summarize` does. Collective: every rank must call it."""
+        return summarize(QuestionTable.of(self._gather()), self.ks, self.confidence)
+
+    def _gather(self) -> list[QuestionScores]:
+        """Return the questions of all ranks, in the order of the ranks."""
+        if num_ranks() == 1:
+            return self.questions
+        # Objects, not tensors on a device: torch moves them to whatever device the group's backend needs.
+        ranks: list[list[QuestionScores]] = [[] for _ in range(num_ranks())]
+        dist.all_gather_object(ranks, self.questions)
+        return [question for rank in ranks for question in rank]
+
+
+def num_ranks() -> int:
+    """Return the size of the default process group, or 1 without one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
