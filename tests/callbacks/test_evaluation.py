@@ -161,6 +161,8 @@ def test_the_average_takes_each_sets_own_headline(
     chosen = BenchmarkEvaluation(average_over=["tides"], to_terminal=False)
     logged, _ = evaluate(tmp_path, policy, [gsm8k, graded], sampler, chosen)
     assert logged["val/average"] == pytest.approx(0.25)
+    assert scores_of(tmp_path)["average"] == pytest.approx(0.25)
+    assert "| **average over tides** | | **25.0** |" in (tmp_path / STEP / "scores.md").read_text()
 
 
 def test_a_benchmarks_own_override_wins(policy: Path, gsm8k: PromptSource, tmp_path: Path) -> None:

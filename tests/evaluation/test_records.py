@@ -1,21 +1,27 @@
-"""Records survive a crash, resume without repeating a question, and refuse to mix settings."""
+"""Records survive a crash, are never overwritten, and say under which setup they were made."""
+
+import json
+from dataclasses import asdict, replace
 
 import pytest
+from pyarrow import parquet
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.records import (
     EvaluationSetup,
     QuestionRecord,
-    RecordWriter,
-    finished,
     merge,
     read_records,
-    read_settings,
+    read_setup,
+    write_part,
 )
 from lambda_grpo_pl.evaluation.scores import QuestionTable
 
-SETTINGS = EvaluationSetup(
+SETUP = EvaluationSetup(
     benchmark="marbles", template="plain", reward="math", num_samples=2, temperature=1.0, stop=("\n",)
 )
+
+NEW_FIELDS = {"engine", "engine_version", "dtype", "reward_reads"}
 
 
 def record(index, right=True):
@@ -35,47 +41,30 @@ def record(index, right=True):
 
 
 def test_records_come_back_as_written(tmp_path):
-    with RecordWriter(tmp_path, SETTINGS) as writer:
-        writer.add(record(0))
+    write_part(tmp_path, SETUP, 0, [record(0)])
     assert read_records(tmp_path) == [record(0)]
-    assert read_settings(tmp_path) == SETTINGS
+    assert read_setup(tmp_path) == SETUP
 
 
-def test_a_killed_evaluation_resumes_without_repeating_a_question(tmp_path):
-    writer = RecordWriter(tmp_path, SETTINGS, part_size=2)
-    for index in (3, 1, 0):
-        writer.add(record(index))  # the third waits for a part that is never written
-    assert finished(tmp_path, SETTINGS) == {"marbles-3", "marbles-1"}
+def test_a_torn_part_is_ignored(tmp_path):
+    write_part(tmp_path, SETUP, 0, [record(3), record(1)])
     (tmp_path / "part-00000-000001.unfinished").write_bytes(b"PAR1 torn")
-    with RecordWriter(tmp_path, SETTINGS, part_size=2) as again:
-        for index in range(4):
-            if f"marbles-{index}" not in finished(tmp_path, SETTINGS):
-                again.add(record(index))
-    assert [each.index for each in read_records(tmp_path)] == [0, 1, 2, 3]
+    write_part(tmp_path, SETUP, 0, [record(0)])
+    assert [each.index for each in read_records(tmp_path)] == [0, 1, 3]
 
 
 def test_a_removed_part_never_makes_another_be_overwritten(tmp_path):
     for index in range(3):
-        with RecordWriter(tmp_path, SETTINGS) as writer:
-            writer.add(record(index))
+        write_part(tmp_path, SETUP, 0, [record(index)])
     (tmp_path / "part-00000-000000.parquet").unlink()
-    with RecordWriter(tmp_path, SETTINGS) as writer:
-        writer.add(record(0))
-    assert finished(tmp_path) == {"marbles-0", "marbles-1", "marbles-2"}
-
-
-def test_an_error_while_evaluating_keeps_what_was_added(tmp_path):
-    with pytest.raises(RuntimeError), RecordWriter(tmp_path, SETTINGS) as writer:  # noqa: PT012 - the error is the point
-        writer.add(record(0))
-        raise RuntimeError("the engine died")
-    assert finished(tmp_path) == {"marbles-0"}
+    write_part(tmp_path, SETUP, 0, [record(0)])
+    assert [each.index for each in read_records(tmp_path)] == [0, 1, 2]
 
 
 def test_ranks_write_side_by_side_and_merge_into_one_sorted_file(tmp_path):
     for rank, indices in enumerate([(0, 2, 4), (1, 3, 0)]):
-        with RecordWriter(tmp_path, SETTINGS, rank=rank, part_size=1) as writer:
-            for index in indices:
-                writer.add(record(index))
+        for index in indices:
+            write_part(tmp_path, SETUP, rank, [record(index)])
     before = read_records(tmp_path)
     path = merge(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == [path.name] == ["records.parquet"]
@@ -84,19 +73,55 @@ def test_ranks_write_side_by_side_and_merge_into_one_sorted_file(tmp_path):
     assert merge(tmp_path) == path
 
 
-def test_other_settings_are_refused_by_name(tmp_path):
-    with RecordWriter(tmp_path, SETTINGS) as writer:
-        writer.add(record(0))
-    other = EvaluationSetup(**{**vars(SETTINGS), "template": "r1", "temperature": 0.6})
-    with pytest.raises(ValueError, match="another template, temperature: evaluate into a new folder"):
-        RecordWriter(tmp_path, other)
+def test_the_merged_file_decides_what_the_folder_is(tmp_path):
+    """Parts written later may name an engine that the older records do not."""
+    write_part(tmp_path, SETUP, 0, [record(0)])
+    merge(tmp_path)
+    write_part(tmp_path, replace(SETUP, engine="vllm"), 0, [record(0, right=False), record(1)])
+    merge(tmp_path)
+    assert read_setup(tmp_path).engine == ""
+    assert [each.correct[0] for each in read_records(tmp_path)] == [True, True]
 
 
 def test_empty_folder(tmp_path):
-    assert finished(tmp_path / "nothing", SETTINGS) == set()
-    for read in (read_records, read_settings, merge):
-        with pytest.raises(ValueError, match="holds no records"):
+    for read in (read_records, read_setup, merge):
+        with pytest.raises(UserError, match="holds no records"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"seed": 1}, False),
+        ({"engine_version": "0.33"}, False),
+        ({"dtype": "bfloat16"}, False),
+        ({"engine": "", "dtype": ""}, True),  # not recorded
+        ({"reward_reads": "the last number"}, True),
+        ({"policy": "step 2"}, False),
+        ({"top_p": 0.9}, False),
+        ({"temperature": 0.5}, False),
+    ],
+)
+def test_only_what_changes_the_responses_counts(changes, same):
+    setup = replace(SETUP, engine="vllm", engine_version="0.32", dtype="float32")
+    other = replace(setup, **changes)
+    assert setup.same_responses(other) == other.same_responses(setup) == same
+
+
+def test_greedy_responses_do_not_depend_on_the_seed():
+    greedy = replace(SETUP, temperature=0.0, num_samples=1)
+    assert greedy.same_responses(replace(greedy, seed=5, top_p=0.9, top_k=3))
+    assert not greedy.same_responses(replace(greedy, max_tokens=7))
+    assert not greedy.same_responses(replace(greedy, temperature=1.0))
+
+
+def test_records_from_before_the_engine_was_recorded_still_read(tmp_path):
+    file = write_part(tmp_path, SETUP, 0, [record(0)])
+    old = {name: value for name, value in asdict(SETUP).items() if name not in NEW_FIELDS}
+    table = parquet.read_table(file)
+    parquet.write_table(table.replace_schema_metadata({b"evaluation_setup": json.dumps(old).encode()}), file)
+    assert read_setup(tmp_path) == SETUP
+    assert read_setup(tmp_path).same_responses(replace(SETUP, engine="vllm", engine_version="0.32", dtype="float32"))
 
 
 def test_records_feed_the_metrics():
@@ -107,6 +132,8 @@ def test_records_feed_the_metrics():
 
 
 def test_settings_describe_themselves():
-    assert SETTINGS.describe() == "template plain, reward math(), temperature 1, n 2, at most 3072 tokens"
+    assert SETUP.describe() == "template plain, reward math(), temperature 1, n 2, at most 3072 tokens"
     greedy = EvaluationSetup(benchmark="x", template="r1", reward="rouge", reward_params={"kind": "L"})
     assert greedy.describe() == "template r1, reward rouge(kind=L), greedy, n 1, at most 3072 tokens"
+    sampled = replace(SETUP, engine="vllm", engine_version="0.32.0", dtype="bfloat16", top_p=0.9, top_k=5)
+    assert "temperature 1, top_p 0.9, top_k 5, n 2, at most 3072 tokens, vllm 0.32.0 bfloat16" in sampled.describe()

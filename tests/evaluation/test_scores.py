@@ -3,23 +3,22 @@
 import json
 import math
 import random
+import subprocess
+import sys
 
 import pytest
-import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from lambda_grpo_pl.evaluation.metrics import (
-    AvgAtK,
+from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.evaluation.scores import (
     BenchmarkScores,
-    BestAtK,
-    MajAtN,
-    PassAtK,
-    ResponseLength,
-    StatusShare,
-    TruncatedShare,
+    QuestionScores,
+    QuestionTable,
+    answer_classes,
+    default_ks,
+    summarize,
 )
-from lambda_grpo_pl.evaluation.scores import QuestionScores, QuestionTable, answer_classes, summarize
 
 
 def question(index, correct, extracted=None, lengths=None, truncated=None, status=None, scores=None):
@@ -44,7 +43,7 @@ PAIR = [
 
 def scalars(metric, questions):
     metric.update(questions)
-    return {name: value.item() for name, value in metric.compute().items()}
+    return metric.compute()
 
 
 def test_every_measure_by_hand():
@@ -64,24 +63,6 @@ def test_every_measure_by_hand():
     assert found["accuracy_low"] < 0.5 < found["accuracy_high"]
 
 
-def test_single_metrics_agree_with_the_collection():
-    singles = {
-        "avg@4": AvgAtK(4),
-        "pass@2": PassAtK(4, k=2),
-        "best@2": BestAtK(4, k=2),
-        "maj@4": MajAtN(4),
-        "truncated": TruncatedShare(4),
-        "no_answer": StatusShare(4, "no_answer"),
-        "verifier_failed": StatusShare(4, "failed"),
-    }
-    found = scalars(BenchmarkScores(4), PAIR)
-    for name, metric in singles.items():
-        metric.update(PAIR)
-        assert metric.compute().item() == found[name]
-    lengths = scalars(ResponseLength(4), PAIR)
-    assert lengths == {name: value for name, value in found.items() if name.startswith("length/")}
-
-
 def test_batches_order_and_repeats_change_nothing():
     questions = [question(i, [i % 3 == 0, i % 2 == 0], scores=[0.1 * i, 0.2]) for i in range(7)]
     whole = scalars(BenchmarkScores(2), questions)
@@ -89,13 +70,11 @@ def test_batches_order_and_repeats_change_nothing():
     shuffled = [*reversed(questions), questions[0], questions[3]]
     for start in range(0, len(shuffled), 2):
         metric.update(shuffled[start : start + 2])
-    assert {name: value.item() for name, value in metric.compute().items()} == whole
+    assert metric.compute() == whole
 
 
-def test_table_from_metrics_equals_table_from_records():
-    metric = BenchmarkScores(4)
-    metric.update(PAIR[::-1])
-    assert summarize(metric.table(), (1, 2), 0) == summarize(QuestionTable.of(PAIR), (1, 2), 0)
+def test_a_running_evaluation_and_its_records_give_the_same_numbers():
+    assert scalars(BenchmarkScores(4), PAIR[::-1]) == summarize(QuestionTable.of(PAIR), default_ks(4))
 
 
 def test_of_two_answers_to_one_question_the_first_counts():
@@ -115,18 +94,10 @@ def test_correct_answers_vote_together_however_they_are_written():
     assert found["maj@5"] == 1.0
 
 
-def test_reset_forgets():
-    metric = AvgAtK(1)
-    metric.update([question(0, [1])])
-    metric.reset()
-    metric.update([question(1, [0])])
-    assert metric.compute().item() == 0.0
-
-
 def test_wrong_number_of_samples_and_no_question_are_refused():
-    with pytest.raises(ValueError, match="has 1 samples, not 2"):
+    with pytest.raises(ValueError, match="has 1 responses instead of 2"):
         BenchmarkScores(2).update([question(0, [1])])
-    with pytest.raises(ValueError, match="No question was scored"), pytest.warns(UserWarning, match="before"):
+    with pytest.raises(UserError, match="No question was scored"):
         BenchmarkScores(2).compute()
 
 
@@ -145,7 +116,7 @@ def run_rank(rank, shares, folder):
     for name, share in shares.items():
         metric = BenchmarkScores(3)
         metric.update([questions[i] for i in share[rank]])
-        results[name] = {key: value.item() for key, value in metric.compute().items()}
+        results[name] = metric.compute()
     (folder / f"{rank}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
 
@@ -165,7 +136,29 @@ def test_two_ranks_give_the_numbers_of_one(tmp_path):
 
 
 def test_float_scores_survive_in_full_precision():
-    metric = BenchmarkScores(1)
-    metric.update([question(0, [0], scores=[0.1])])
-    assert metric.compute()["score"].item() == 0.1
-    assert metric.compute()["score"].dtype == torch.float64
+    assert scalars(BenchmarkScores(1), [question(0, [0], scores=[0.1])])["score"] == 0.1
+
+
+GROUP_LIKE_NCCL = """
+import torch.distributed as dist
+from lambda_grpo_pl.evaluation.scores import BenchmarkScores, QuestionScores
+
+dist.init_process_group("cuda:gloo", store=dist.HashStore(), rank=0, world_size=1)  # like NCCL, no CPU backend
+scores = BenchmarkScores(1)
+scores.update([QuestionScores(i, [i < 1], [1.0], ["4"], [3], [False], ["ok"]) for i in range(4)])
+print(scores.compute()["accuracy"])
+"""
+
+
+def test_scores_are_gathered_in_a_process_group_without_a_cpu_backend():
+    done = subprocess.run([sys.executable, "-c", GROUP_LIKE_NCCL], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "0.25", done.stderr[-2000:]
+
+
+def test_ranks_exchange_objects_and_never_tensors_on_the_cpu(monkeypatch):
+    """A group of NCCL moves objects, and tensors only from its own device."""
+    both = [[question(0, [1])], [question(1, [0])]]
+    monkeypatch.setattr("lambda_grpo_pl.evaluation.scores.num_ranks", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather_object", lambda out, mine: out.__setitem__(slice(None), both))
+    monkeypatch.setattr(dist, "all_gather", pytest.fail)
+    assert scalars(BenchmarkScores(1), both[0])["accuracy"] == 0.5

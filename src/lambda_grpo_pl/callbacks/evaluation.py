@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
@@ -22,15 +21,13 @@ from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.context import datamodule, engine, trained
-from lambda_grpo_pl.callbacks.evaluation_settings import EvaluationSettings, SetPlan, plan_set
+from lambda_grpo_pl.callbacks.evaluation_settings import EvaluationSettings, SetPlan, method_name, plan_set
 from lambda_grpo_pl.callbacks.question_records import empty_slots, question_records, select_unanswered
 from lambda_grpo_pl.data.benchmarks import BENCHMARKS
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.evaluation.identity import method_name, weights_digest
-from lambda_grpo_pl.evaluation.metrics import BenchmarkScores
-from lambda_grpo_pl.evaluation.progress import ResumableSet, set_aside_other_weights
-from lambda_grpo_pl.evaluation.report import BenchmarkResult, RunInfo, write_tables
-from lambda_grpo_pl.evaluation.terminal import scores_table
+from lambda_grpo_pl.evaluation.progress import ResumableSet, set_aside_other_weights, weights_digest
+from lambda_grpo_pl.evaluation.report import BenchmarkResult, RunInfo, compute_average, scores_table, write_tables
+from lambda_grpo_pl.evaluation.scores import BenchmarkScores
 from lambda_grpo_pl.rollout.responses import as_rewards
 
 
@@ -111,11 +108,9 @@ class BenchmarkEvaluation(L.Callback):
             moved += filter(None, [each.set_aside() for each in self._sets.values()])
             for home in moved:
                 rank_zero_info(f"Answers from other weights or settings were moved to {home}.")
-        trainer.strategy.barrier()
         for each in self._sets.values():
-            each.read_found()
-        trainer.strategy.barrier()
-        self._scores = {name: self._new_scores(plan, pl_module.device) for name, plan in self._plans.items()}
+            each.read_found()  # collective: rank 0 reads and tells the others
+        self._scores = {name: BenchmarkScores(plan.sampling.num_samples) for name, plan in self._plans.items()}
         if not all(each.complete for each in self._sets.values()):  # the same on every rank: a sync is collective
             engine(trainer).sync(module.policy, trainer.global_step)
 
@@ -150,25 +145,20 @@ class BenchmarkEvaluation(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log every measure and the average, write the tables, and print them."""
         results = [
-            BenchmarkResult(
-                settings=self._sets[name].setup,
-                measures={measure: float(value) for measure, value in scores.compute().items()},
-            )
+            BenchmarkResult(settings=self._sets[name].setup, measures=scores.compute())
             for name, scores in self._scores.items()
         ]
         trainer.strategy.barrier()
-        headlines = {result.settings.benchmark: result.headline for result in results}
-        chosen = [headlines[name] for name in self.average_over or headlines]
-        average = sum(chosen) / len(chosen)
+        average = compute_average(results, self.average_over)
         self.history.append((self._step(trainer), {each.settings.benchmark: each.measures for each in results}))
         self._log(trainer, pl_module, results, average)
         if trainer.is_global_zero:
             for each in self._sets.values():
                 each.merge()
             run = self._run_info(trainer, pl_module)
-            text = write_tables(self._folder(trainer), run, results)
+            text = write_tables(self._folder(trainer), run, results, self.average_over)
             if self.to_terminal and trainer.state.fn == TrainerFn.FITTING:
-                Console().print(scores_table(run, results, average))
+                Console().print(scores_table(run, results, self.average_over))
             elif self.to_terminal:
                 print(text)
 
@@ -192,13 +182,6 @@ class BenchmarkEvaluation(L.Callback):
         self.history = state_dict["history"]
 
     # ------------------------------------------------------------------------------------------------ parts
-
-    def _new_scores(self, plan: SetPlan, device: torch.device) -> BenchmarkScores:
-        """Return an empty table, where the process group can gather it: NCCL, which in-process vLLM also starts on a
-        single GPU, gathers no CPU tensors.
-        """
-        scores = BenchmarkScores(plan.sampling.num_samples)
-        return scores.to(device) if torch.distributed.is_initialized() else scores
 
     def _log(
         self, trainer: L.Trainer, pl_module: L.LightningModule, results: Sequence[BenchmarkResult], average: float

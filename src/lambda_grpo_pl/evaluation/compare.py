@@ -150,9 +150,7 @@ def _test_differences(
             found.append((method.label, base.label, benchmark, comparison))
     adjusted = holm([comparison.p_value for *_, comparison in found])
     return [
-        Difference(
-            *each, p_holm=p, holds=p < 1 - confidence, p_equivalence=margin and equivalence_p(each[-1], margin)
-        )
+        Difference(*each, p_holm=p, holds=p < 1 - confidence, p_equivalence=margin and equivalence_p(each[-1], margin))
         for each, p in zip(found, adjusted, strict=True)
     ]
 

@@ -78,7 +78,7 @@ def equivalence_p(comparison: Comparison, margin: float) -> float:
 
 
 def mcnemar(num_lost: int, num_won: int) -> float:
-    """Return McNemar's exact two-sided p-value (1947) from the questions that only one of two runs answered correctly."""
+    """Return McNemar's exact two-sided p-value (1947); each number counts questions that only one run got right."""
     discordant = num_lost + num_won
     ways = tail = 1  # C(discordant, i), exact, each from the one before
     for i in range(min(num_lost, num_won)):
@@ -98,9 +98,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _mcnemar_of(first: Sequence[ArrayLike], second: Sequence[ArrayLike]) -> float | None:
-    before, after = (np.concatenate([np.ravel(values) for values in side]).astype(np.float64) for side in (first, second))
-    several = any(np.ndim(values) > 1 and len(np.asarray(values)) > 1 for values in [*first, *second])
-    if len(first) > 1 or several or not np.isin([before, after], (0.0, 1.0)).all():
+    before, after = (np.atleast_2d(np.asarray(side[0], dtype=np.float64)) for side in (first, second))
+    if len(first) > 1 or len(before) > 1 or len(after) > 1 or not np.isin([before, after], (0.0, 1.0)).all():
         return None
     return mcnemar(int((after < before).sum()), int((after > before).sum()))
 

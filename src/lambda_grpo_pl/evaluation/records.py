@@ -1,8 +1,8 @@
 """The records of an evaluation: one per question, in Parquet, from which every score can be computed again.
 
-A folder holds the records of one benchmark, made under one `EvaluationSetup`. While an evaluation runs, each rank writes
-parts; a part appears completely or not at all, so an interrupted evaluation continues where it stopped. At the end one
-rank merges them:
+A folder holds the records of one benchmark, made under one `EvaluationSetup`. While an evaluation runs, each rank
+writes parts; a part appears completely or not at all, so an interrupted evaluation continues where it stopped. At the
+end one rank merges them:
 
     write_part(folder, setup, rank, records)   # every rank, once per batch
     merge(folder)                              # one rank, when all are done: one sorted file

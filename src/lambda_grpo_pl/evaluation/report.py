@@ -114,9 +114,7 @@ def tabulate_records(folder: str | Path) -> list[BenchmarkResult]:
     return results
 
 
-def format_markdown(
-    run: RunInfo, results: Sequence[BenchmarkResult], average_over: Sequence[str] | None = None
-) -> str:
+def format_markdown(run: RunInfo, results: Sequence[BenchmarkResult], average_over: Sequence[str] | None = None) -> str:
     """Return a Markdown table of one run, followed by template, reward and sampling of every benchmark."""
     lines = [
         f"# {run.label or 'Evaluation'}, step {run.step}",

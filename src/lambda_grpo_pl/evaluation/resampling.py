@@ -1,8 +1,8 @@
 """The bootstrap behind every interval: questions are resampled, and training seeds where there are several.
 
-A score or a difference is a weighted sum over R runs of their mean over Q questions, averaged over benchmarks. Seeds and
-questions are crossed (every run answers every question), so one resample draws runs and questions independently; a run
-that is drawn is drawn for all benchmarks at once.
+A score or a difference is a weighted sum over R runs of their mean over Q questions, averaged over benchmarks. Seeds
+and questions are crossed (every run answers every question), so one resample draws runs and questions independently; a
+run that is drawn is drawn for all benchmarks at once.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Estimate:
     @property
     def weights(self) -> Floats:
         """[R] weight of each run: its method's sign over its method's number of seeds."""
-        return np.concatenate([np.full(rows.stop - rows.start, sign / (rows.stop - rows.start)) for sign, rows in self.arms])
+        sizes = ((sign, rows.stop - rows.start) for sign, rows in self.arms)
+        return np.concatenate([np.full(size, sign / size) for sign, size in sizes])
 
     @property
     def mean(self) -> float:
@@ -106,7 +107,8 @@ class Estimate:
             if num_seeds > 1:
                 parts.append((float(runs[rows].var(ddof=1)) / num_seeds, num_seeds - 1))
                 seeds += parts[-1][0]
-                residual += sum(_residual_variance(table[rows]) for table in self.benchmarks) / len(self.benchmarks) ** 2
+                residual += float(np.mean([_residual_variance(table[rows]) for table in self.benchmarks]))
+        residual /= len(self.benchmarks)  # like the others, the variance of a mean over benchmarks
         total = max(questions + max(seeds - residual, 0.0), residual)
         uncertainty = sum(part**2 / freedom for part, freedom in parts)
         fewest = min((freedom for _, freedom in parts), default=1)
@@ -135,7 +137,9 @@ def check_values(values: ArrayLike) -> Floats:
     if array.size == 0:
         raise UserError("There is no question to average over: evaluate at least one.")
     if not np.isfinite(array).all():
-        raise UserError("The score of a question is not finite: look for a failed verifier or a reward that returns NaN.")
+        raise UserError(
+            "The score of a question is not finite: look for a failed verifier or a reward that returns NaN."
+        )
     return array
 
 

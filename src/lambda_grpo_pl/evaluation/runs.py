@@ -30,7 +30,7 @@ class MethodRuns:
     seeds: tuple[int | None, ...]
     """Seed of each run."""
     values: dict[str, dict[str, tuple[float, ...]]]
-    """Benchmark → question id → headline value of each run, averaged over responses; only what all its runs answered."""
+    """Benchmark → question id → value of each run, averaged over responses; only what all its runs answered."""
     setups: dict[str, EvaluationSetup]
     """Benchmark → how it was asked."""
 

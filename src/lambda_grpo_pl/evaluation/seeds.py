@@ -13,9 +13,7 @@ from lambda_grpo_pl.evaluation.student import NODES, NORMAL, WEIGHTS, student_qu
 MAX_SEEDS = 100_000
 
 
-def compare_seeds(
-    first: Sequence[float], second: Sequence[float], confidence: float = 0.95
-) -> tuple[Interval, float]:
+def compare_seeds(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> tuple[Interval, float]:
     """Return the mean of (second − first) over pairs of seeds with its t interval, and the paired t-test's p-value.
 
     `first` and `second` hold one score per seed, in the same order of seeds. The questions count as given: unlike
