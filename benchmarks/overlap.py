@@ -39,7 +39,7 @@ from lambda_grpo_pl.data.sources import PromptSource
 from lambda_grpo_pl.objective import PreferenceConfig, SurrogateConfig
 from lambda_grpo_pl.policy import PolicyConfig
 from lambda_grpo_pl.rewards import JudgingAhead, PoolConfig, RewardSpec, RewardSuite
-from lambda_grpo_pl.sampling import SamplerRecipe, VllmSettings
+from lambda_grpo_pl.sampling import SamplerBuilder, VllmSettings
 from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig
 from lambda_grpo_pl.training.module import LambdaGRPO
 
@@ -54,7 +54,7 @@ class Judging:
         model = make_model()
         ends = (model.config.eos_token_id,)
         engine = VllmSettings(max_model_len=256)
-        self.sampler = SamplerRecipe(
+        self.sampler = SamplerBuilder(
             name=sampler,  # type: ignore[arg-type]
             config=model.config,
             eos_token_ids=ends,

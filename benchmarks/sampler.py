@@ -29,8 +29,8 @@ from lambda_grpo_pl.policy import Policy, PolicyConfig
 from lambda_grpo_pl.sampling import (
     OnGroup,
     Sampler,
+    SamplerBuilder,
     SamplerProcess,
-    SamplerRecipe,
     SamplingSettings,
     SyncReport,
     TransformersSampler,
@@ -112,13 +112,15 @@ def main() -> None:
     models: dict[str, nn.Module] = {}
     if not arguments.without_vllm:
         engine = VllmSettings(max_model_len=256)
-        recipe = SamplerRecipe(name="vllm", config=model.config, eos_token_ids=(eos,), pad_token_id=pad, engine=engine)
+        builder = SamplerBuilder(
+            name="vllm", config=model.config, eos_token_ids=(eos,), pad_token_id=pad, engine=engine
+        )
         adapted = get_peft_model(make_model(), LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
-        samplers["vllm"] = recipe.build()
-        samplers["vllm, G requests"] = Separately(recipe.build())
-        samplers["vllm, own process"] = SamplerProcess(recipe)
-        samplers["vllm, LoRA merged"] = recipe.build()
-        samplers["vllm, LoRA adapters"] = replace(recipe, adapters=plan_adapters(adapted)).build()
+        samplers["vllm"] = builder.build()
+        samplers["vllm, G requests"] = Separately(builder.build())
+        samplers["vllm, own process"] = SamplerProcess(builder)
+        samplers["vllm, LoRA merged"] = builder.build()
+        samplers["vllm, LoRA adapters"] = replace(builder, adapters=plan_adapters(adapted)).build()
         models = {name: adapted for name in samplers if "LoRA" in name}
     rows = measure(samplers, {name: models.get(name, model) for name in samplers}, arguments.repeats)
     cells = [

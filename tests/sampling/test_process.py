@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from lambda_grpo_pl.sampling import (
+    SamplerBuilder,
     SamplerProcess,
-    SamplerRecipe,
     SamplingSettings,
     TransformersSampler,
     VllmSettings,
@@ -32,9 +32,9 @@ SETTINGS = SamplingSettings(max_tokens=24, num_samples=2)
 SEQUENCES = probe_sequences(VOCAB)
 
 
-def recipe(name: str, policy: nn.Module) -> SamplerRecipe:
+def builder(name: str, policy: nn.Module) -> SamplerBuilder:
     engine = VllmSettings(max_model_len=64, kv_cache_gib=0.125)
-    return SamplerRecipe(name=name, config=policy.config, eos_token_ids=(EOS, 2, 3), pad_token_id=PAD, engine=engine)
+    return SamplerBuilder(name=name, config=policy.config, eos_token_ids=(EOS, 2, 3), pad_token_id=PAD, engine=engine)
 
 
 @pytest.fixture(scope="module", params=["transformers", "vllm"])
@@ -49,7 +49,7 @@ def policy() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def process(name: str, policy: nn.Module) -> Iterator[SamplerProcess]:
-    sampler = SamplerProcess(recipe(name, policy))
+    sampler = SamplerProcess(builder(name, policy))
     yield sampler
     sampler.close()
 
@@ -57,7 +57,7 @@ def process(name: str, policy: nn.Module) -> Iterator[SamplerProcess]:
 def test_it_samples_what_the_same_sampler_samples_here(process, policy, name):
     """Through three syncs with weights that change in between, the self-test included."""
     prompts = random_prompts([3, 9, 5, 7])
-    here = recipe(name, policy).build(with_model=True)
+    here = builder(name, policy).build(with_model=True)
     own = TransformersSampler([EOS], PAD)
     own.sync(policy)
     for _ in range(3):
@@ -114,7 +114,7 @@ def test_its_errors_are_the_callers(process, policy, name):
     process.sync(policy)
     prompts = random_prompts([3, 9])
     if name == "vllm":
-        with pytest.raises(ValueError, match="raise max_model_len"):
+        with pytest.raises(ValueError, match=r"raise rollout\.engine\.max_model_len"):
             process.generate(prompts, SamplingSettings(max_tokens=60), 0)
 
     def fail(number, group):
@@ -129,17 +129,17 @@ def test_a_sampler_that_cannot_be_built_is_refused_in_words():
     policy = tiny_policy(tied=True)
     policy.config.num_attention_heads = 4
     with pytest.raises(ValueError, match="multiple of 32"):
-        SamplerProcess(recipe("vllm", policy))
+        SamplerProcess(builder("vllm", policy))
 
 
 def test_a_process_that_is_killed_says_so():
     policy = tiny_policy(tied=True)
-    sampler = SamplerProcess(recipe("transformers", policy))
+    sampler = SamplerProcess(builder("transformers", policy))
     sampler.sync(policy)
     os.kill(sampler._process.pid, signal.SIGSTOP)
     future = sampler.begin(random_prompts([3]), SETTINGS, 0)
     os.kill(sampler._process.pid, signal.SIGKILL)
-    with pytest.raises(RuntimeError, match=r"process was killed by signal 9.*short of memory"):
+    with pytest.raises(RuntimeError, match=r"process was killed by signal 9.*ran out of memory"):
         future.result(60)
     with pytest.raises(RuntimeError, match="was killed by signal 9"):
         sampler.probe(SEQUENCES)
@@ -149,9 +149,9 @@ def test_a_process_that_is_killed_says_so():
 
 ORPHAN = """
 import os
-from tests.sampling.test_process import SETTINGS, SamplerProcess, random_prompts, recipe, tiny_policy
+from tests.sampling.test_process import SETTINGS, SamplerProcess, builder, random_prompts, tiny_policy
 policy = tiny_policy(tied=True)
-sampler = SamplerProcess(recipe("transformers", policy))
+sampler = SamplerProcess(builder("transformers", policy))
 sampler.sync(policy)
 sampler.begin(random_prompts([3] * 64), SETTINGS, 0)
 print(sampler._process.pid, flush=True)

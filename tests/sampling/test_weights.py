@@ -68,10 +68,10 @@ def test_adapters_by_themselves_rebuild_the_merged_weights(policy):
     ("changes", "message"),
     [
         ({"use_dora": True}, "use_dora=False"),
-        ({"modules_to_save": ["lm_head"]}, "lm_head.* trains too"),
-        ({"bias": "lora_only"}, "bias trains too"),
-        ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens.* trains too"),
-        ({"target_modules": ["lm_head", "q_proj"]}, "lm_head is adapted"),
+        ({"modules_to_save": ["lm_head"]}, "lm_head.* is also trainable"),
+        ({"bias": "lora_only"}, "bias is also trainable"),
+        ({"target_modules": ["embed_tokens", "q_proj"]}, "embed_tokens.* is also trainable"),
+        ({"target_modules": ["lm_head", "q_proj"]}, "lm_head has an adapter"),
     ],
 )
 def test_what_vllm_would_not_be_sent_is_refused(changes, message):
@@ -80,7 +80,7 @@ def test_what_vllm_would_not_be_sent_is_refused(changes, message):
 
 
 def test_a_policy_without_adapters_has_none_to_send(policy):
-    with pytest.raises(ValueError, match=r"set policy\.lora"):
+    with pytest.raises(ValueError, match=r"set model\.policy\.lora"):
         plan_adapters(policy)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
@@ -14,7 +15,7 @@ from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rollout.engine import RolloutEngine
 from lambda_grpo_pl.rollout.policy_sampler import PolicySampler
 from lambda_grpo_pl.rollout.run_context import RunContext
-from lambda_grpo_pl.sampling import Sampler, SamplerName, SamplingSettings, VllmSettings
+from lambda_grpo_pl.sampling import DEFAULT_CONTEXT, Sampler, SamplerName, SamplingSettings, VllmSettings
 
 TRUNCATION_WARNING = 0.5
 """Share of truncated responses above which training mostly learns to be truncated."""
@@ -47,7 +48,9 @@ class RolloutCallback(EngineOwner):
             sampling: How training samples. `num_samples` is the group size G, `max_tokens` the response limit.
             engine: Memory and kernels of vLLM.
             seed: Seed of all sampling. Linked to seed_everything.
-            sync_tolerance: Largest difference (nats) the self-test accepts; null: 1e-3 in float32, 0.2 below.
+            sync_tolerance: Largest gap (nats) that the self-test accepts between the log-probabilities of sampler and
+                policy: of any token if both compute in float32 (null: 1e-3), else of the mean over the probe (null:
+                2.5 times what rounding alone gives, measured on the policy).
         """
         self.sampler_name = sampler
         self.sampling = sampling
@@ -66,13 +69,16 @@ class RolloutCallback(EngineOwner):
         check_order(trainer.callbacks, evaluates=bool(data.val_sources) and stage != "predict")  # type: ignore[attr-defined]
         if stage == "fit":
             check_training_sampling(self.sampling, trained(pl_module).objective.surrogate.is_correction)
-        coarse = not str(trainer.precision).startswith("32")
+        float32 = str(trainer.precision).startswith("32")
+        needed = data.rules.max_prompt_tokens + self.sampling.max_tokens
         run = RunContext(
             tokenizer=data.tokenizer,
             stops=data.stops,
             seed=self.seed,
             rank=trainer.global_rank,
-            sync_tolerance=self.sync_tolerance if self.sync_tolerance is not None else (0.2 if coarse else 1e-3),
+            sync_tolerance=self.sync_tolerance,
+            context_length=max(DEFAULT_CONTEXT, needed),
+            trainer_dtype=torch.float32 if float32 else torch.bfloat16,
         )
         suites = find_callback(trainer, RewardCallback).suites
         sampler = PolicySampler(run, self.sampler_name, self.vllm, self.sampler)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.sampling.vllm.compat import installed_vllm, require_vllm
+from lambda_grpo_pl.sampling import uses_vllm
 from lambda_grpo_pl.training.config import UpdateConfig, check_precision
 
 
@@ -38,9 +38,7 @@ def check_plan(config: Any) -> None:
             "id."
         )
     _check_preference(config)
-    version = installed_vllm()
-    if config.rollout.sampler == "vllm" or (config.rollout.sampler == "auto" and version is not None):
-        require_vllm(version)
+    uses_vllm(config.rollout.sampler)  # raises if that vLLM cannot be used
     if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(
             f"trainer.accelerator is {config.trainer.accelerator}, but torch {torch.__version__} finds no working "

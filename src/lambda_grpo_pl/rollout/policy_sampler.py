@@ -7,14 +7,17 @@ from typing import Any, NamedTuple
 from lambda_grpo_pl.rollout.responses import Tokenizer
 from lambda_grpo_pl.rollout.run_context import RunContext, SampledPolicy
 from lambda_grpo_pl.sampling import (
+    DEFAULT_CONTEXT,
     Sampler,
+    SamplerBuilder,
     SamplerName,
     SamplerProcess,
-    SamplerRecipe,
     VllmSettings,
     check_sync,
+    context_switch,
     plan_adapters,
-    probe_sequences,
+    plan_probe,
+    uses_vllm,
 )
 
 
@@ -66,15 +69,16 @@ class PolicySampler:
 
     def start(self, policy: SampledPolicy) -> Sampler:
         """Build the sampler: in this process, or where `placement` says."""
-        recipe = SamplerRecipe(
+        builder = SamplerBuilder(
             name=self.name,
             config=policy.causal_lm.config,
             eos_token_ids=eos_token_ids(self._run.tokenizer, policy.causal_lm),
             pad_token_id=self._run.tokenizer.pad_token_id,
             engine=self._vllm,
             adapters=plan_adapters(policy.model) if self._vllm.lora_adapters else None,
+            context_length=self._run.context_length,
         )
-        return recipe.build() if self.placement is None else SamplerProcess(recipe, *self.placement)
+        return builder.build() if self.placement is None else SamplerProcess(builder, *self.placement)
 
     def sync(self, policy: SampledPolicy, version: int) -> float | None:
         """Give the sampler the policy's weights and prove that it has them; every rank calls it.
@@ -99,13 +103,25 @@ class PolicySampler:
         return gap
 
     def prove(self, policy: SampledPolicy) -> float:
-        """Compare the sampler's log-probabilities with the policy's, and return the largest difference in nats.
+        """Compare the sampler's log-probabilities with the policy's, and return their gap in nats (`check_sync`).
 
         Raises:
             SyncError: If it exceeds the run's tolerance.
         """
-        probe = probe_sequences(len(self._run.tokenizer))
-        return check_sync(self.started, policy.sequence_logprobs, probe, self._run.sync_tolerance)
+        config, trainer_dtype = policy.causal_lm.config, self._run.trainer_dtype
+        probe = plan_probe(
+            vocab_size=len(self._run.tokenizer),
+            engine_dtype=self._vllm.torch_dtype if uses_vllm(self.name) else trainer_dtype,
+            trainer_dtype=trainer_dtype,
+            max_length=self._longest_probe(config),
+            window=context_switch(config) if self._version is None else None,  # a window's effect never changes
+            tolerance=self._run.sync_tolerance,
+        )
+        return check_sync(self.started, policy.sequence_logprobs, *probe)
+
+    def _longest_probe(self, config: Any) -> int:
+        positions = getattr(config, "max_position_embeddings", None) or DEFAULT_CONTEXT
+        return self._vllm.context_length(self._run.context_length, positions) - 1
 
     def release(self) -> Sampler | None:
         """Return the sampler without closing it, for another run; this object has none afterwards."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import nn
 
 from lambda_grpo_pl.rollout.responses import Tokenizer
@@ -46,8 +47,12 @@ class RunContext:
     """The run's seed."""
     rank: int
     """This process among those that train."""
-    sync_tolerance: float
-    """Largest difference (nats) that the self-test accepts."""
+    sync_tolerance: float | None = None
+    """`rollout.sync_tolerance`: nats that the self-test accepts; None derives it from the types (`plan_probe`)."""
+    context_length: int | None = None
+    """Longest prompt plus response that will be requested, for `rollout.engine.max_model_len: null`."""
+    trainer_dtype: torch.dtype = torch.float32
+    """Type in which the policy computes its log-probabilities."""
 
 
 def train_key(index: int) -> Key:

@@ -1,33 +1,48 @@
 """Samplers: prompts → completions, with the weights of the last sync. vLLM is imported when its sampler is built."""
 
 from lambda_grpo_pl.sampling.adapters import AdapterPlan, plan_adapters
-from lambda_grpo_pl.sampling.factory import SamplerName, SamplerRecipe
+from lambda_grpo_pl.sampling.context import check_context
+from lambda_grpo_pl.sampling.factory import SamplerBuilder, SamplerName, uses_vllm
 from lambda_grpo_pl.sampling.process.client import SamplerProcess
-from lambda_grpo_pl.sampling.protocol import OnGroup, Sampler, SamplingSettings, SyncReport
-from lambda_grpo_pl.sampling.selftest import SyncError, check_sync, probe_sequences
+from lambda_grpo_pl.sampling.protocol import OnGroup, ReceivingSampler, Sampler, SamplingSettings, SyncReport
+from lambda_grpo_pl.sampling.selftest import (
+    SyncError,
+    SyncProbe,
+    check_sync,
+    context_switch,
+    plan_probe,
+    probe_sequences,
+)
 from lambda_grpo_pl.sampling.transformers_sampler import TransformersSampler
 from lambda_grpo_pl.sampling.vllm.compat import installed_vllm, require_vllm
-from lambda_grpo_pl.sampling.vllm.engine import VllmSettings
 from lambda_grpo_pl.sampling.vllm.sampler import VllmSampler
+from lambda_grpo_pl.sampling.vllm.settings import DEFAULT_CONTEXT, VllmSettings
 from lambda_grpo_pl.sampling.weights import policy_weights
 
 __all__ = [
+    "DEFAULT_CONTEXT",
     "AdapterPlan",
     "OnGroup",
+    "ReceivingSampler",
     "Sampler",
+    "SamplerBuilder",
     "SamplerName",
     "SamplerProcess",
-    "SamplerRecipe",
     "SamplingSettings",
     "SyncError",
+    "SyncProbe",
     "SyncReport",
     "TransformersSampler",
     "VllmSampler",
     "VllmSettings",
+    "check_context",
     "check_sync",
+    "context_switch",
     "installed_vllm",
     "plan_adapters",
+    "plan_probe",
     "policy_weights",
     "probe_sequences",
     "require_vllm",
+    "uses_vllm",
 ]

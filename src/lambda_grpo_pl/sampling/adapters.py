@@ -1,7 +1,7 @@
-"""LoRA adapters on their way to an engine: merged into the weights they adapt, or by themselves.
+"""How LoRA adapters reach an engine: merged into the weights they adapt, or sent separately.
 
-Merged, the engine is a plain one. By themselves only A and B travel, a hundredth of the bytes, and nothing is rounded
-into a bfloat16 weight; but the engine multiplies by them at every token.
+Merged, the engine needs no LoRA support. Sent separately, only A and B travel, a hundredth of the bytes, and nothing is
+rounded into a bfloat16 weight; but the engine multiplies by them at every token.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from lambda_grpo_pl.errors import UserError
 
 ADAPTER_PARTS = (
     "lora_A",
@@ -25,31 +27,31 @@ ADAPTER_PARTS = (
 
 
 class AdapterPlan(NamedTuple):
-    """What an engine has to know before it can take adapters."""
+    """What an engine must know before it can take adapters."""
 
     rank: int
-    """The largest."""
+    """The largest rank of an adapter."""
     targets: tuple[str, ...]
     """Last part of the names of the adapted layers, such as `q_proj`."""
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a tensor's name is that of an adapter's A or B."""
+    """Return whether a tensor is an adapter's A or B, by its name."""
     return name.endswith((".lora_A.weight", ".lora_B.weight"))
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Gather a sharded tensor; collective."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return the unsharded tensor, detached. Gathering a sharded one is collective."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
 
 
-def merged(weight: Tensor, layer: Any, name: str) -> Tensor:
-    """Return base + Σ scaling·B·A over the adapters of peft's `layer` in use, summed in float32."""
+def merge_adapters(weight: Tensor, layer: Any, name: str) -> Tensor:
+    """Return base + Σ scaling·B·A over the active adapters of peft's `layer`, summed in float32."""
     if layer.merged or layer.disable_adapters:
         return weight
     total = weight.float()
-    for adapter in _in_use(layer, name):
-        down, up = whole(layer.lora_A[adapter].weight), whole(layer.lora_B[adapter].weight)
+    for adapter in _active_adapters(layer, name):
+        down, up = full_tensor(layer.lora_A[adapter].weight), full_tensor(layer.lora_B[adapter].weight)
         total = total + layer.scaling[adapter] * (up.float() @ down.float())
     return total.to(weight.dtype)
 
@@ -59,54 +61,57 @@ def adapter_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
     The scaling is multiplied into B, a copy, so that the engine needs no rule for it.
     """
-    for name, layer, adapter in _adapted(model):
-        yield f"{name}.lora_A.weight", whole(layer.lora_A[adapter].weight)
-        yield f"{name}.lora_B.weight", whole(layer.lora_B[adapter].weight) * layer.scaling[adapter]
+    for name, layer, adapter in _adapted_layers(model):
+        yield f"{name}.lora_A.weight", full_tensor(layer.lora_A[adapter].weight)
+        yield f"{name}.lora_B.weight", full_tensor(layer.lora_B[adapter].weight) * layer.scaling[adapter]
 
 
 def adapter_layout(model: nn.Module) -> list[tuple[str, torch.Size, torch.dtype]]:
-    """Return name, whole shape and type of what `adapter_tensors` yields, without gathering anything."""
+    """Return name, whole shape and type of what `adapter_tensors` yields, without gathering tensors."""
     return [
         (f"{name}.{part}.weight", weight.shape, weight.dtype)
-        for name, layer, adapter in _adapted(model)
+        for name, layer, adapter in _adapted_layers(model)
         for part, weight in (("lora_A", layer.lora_A[adapter].weight), ("lora_B", layer.lora_B[adapter].weight))
     ]
 
 
 def plan_adapters(model: nn.Module) -> AdapterPlan:
-    """Return what an engine has to know to take the adapters of `model`, the transformers model inside peft's wrapper.
+    """Return what an engine must know to take the adapters of `model`, the transformers model inside peft's wrapper.
 
-    Raises `ValueError` if something else trains too, or what adapts is not one plain LoRA on each linear layer.
+    Raises `UserError` if anything else is trainable, or an adapter is not one plain LoRA of a linear layer.
     """
     remedy = "set rollout.engine.lora_adapters to false, which merges them into the weights"
-    layers = list(_adapted(model))
+    layers = list(_adapted_layers(model))
     if not layers:
-        raise ValueError("rollout.engine.lora_adapters is true, but the policy has no adapters: set policy.lora.")
+        raise UserError(
+            "rollout.engine.lora_adapters is true, but the policy has no adapters: set model.policy.lora, or set "
+            "rollout.engine.lora_adapters to false."
+        )
     others = [
         name
         for name, weight in model.named_parameters()
         if weight.requires_grad and not {"lora_A", "lora_B"} & set(name.split("."))
     ]
     if others:
-        raise ValueError(f"Besides plain adapters {others[0]} trains too, which vLLM would not be sent: {remedy}.")
+        raise UserError(f"{others[0]} is also trainable but would not be sent to vLLM: {remedy}.")
     targets = tuple(sorted({name.rpartition(".")[2] for name, _, _ in layers}))
     if "lm_head" in targets:
-        raise ValueError(f"lm_head is adapted, which vLLM ignores silently: {remedy}.")
+        raise UserError(f"lm_head has an adapter, which vLLM silently ignores: {remedy}.")
     return AdapterPlan(max(layer.r[adapter] for _, layer, adapter in layers), targets)
 
 
-def _adapted(model: nn.Module) -> Iterator[tuple[str, Any, str]]:
-    """Yield (name, peft's layer, adapter in use)."""
+def _adapted_layers(model: nn.Module) -> Iterator[tuple[str, Any, str]]:
+    """Yield (name, peft's layer, name of its active adapter)."""
     for name, layer in model.named_modules():
         if hasattr(layer, "lora_A") and len(layer.lora_A):
-            in_use = _in_use(layer, name)
-            if len(in_use) != 1:
-                raise ValueError(f"{name} has {len(in_use)} adapters in use: activate one.")
-            yield name, layer, in_use[0]
+            active = _active_adapters(layer, name)
+            if len(active) != 1:
+                raise UserError(f"{name} has {len(active)} active adapters: activate exactly one.")
+            yield name, layer, active[0]
 
 
-def _in_use(layer: Any, name: str) -> list[str]:
+def _active_adapters(layer: Any, name: str) -> list[str]:
     adapters = [adapter for adapter in layer.active_adapters if adapter in layer.lora_A]
     if layer.fan_in_fan_out or any(adapter in layer.lora_magnitude_vector for adapter in adapters):
-        raise ValueError(f"The adapter on {name} is not a plain LoRA of a linear layer: train with use_dora=False.")
+        raise UserError(f"The adapter on {name} is not a plain LoRA of a linear layer: train with use_dora=False.")
     return adapters

@@ -1,4 +1,4 @@
-"""The parts of a decode loop: from logits to a token, the rows that still run, and who hears of those that ended."""
+"""The parts of a decode loop: from logits to a token, the unfinished rows, and the report of finished groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lambda_grpo_pl.sampling.protocol import OnGroup, SamplingSettings
 
 
 def processed_logprobs(logits: Tensor, settings: SamplingSettings) -> Tensor:
-    """Return the log-probabilities that are sampled from: temperature, then top-k, then top-p, renormalised.
+    """Return the log-probabilities that are sampled from: temperature, then top-k, then top-p, renormalized.
 
     Args:
         logits: [n, V], any float type.
@@ -110,15 +110,15 @@ class RunningRows:
 
 
 class GroupListener:
-    """Tells `on_group` of each group of `result` once, when none of its rows runs any more."""
+    """Calls `on_group` once for each group of `result`, when its last row has ended."""
 
     def __init__(self, on_group: OnGroup, result: Completions, group_size: int) -> None:
         """Watch the groups of N = b·G rows that are being written into `result`."""
         self._on_group, self._result, self._group_size = on_group, result, group_size
         self._open = set(range(len(result.lengths) // group_size))
 
-    def still_running(self, rows: Tensor) -> None:
-        """Hear which rows [n] run on."""
+    def report_ended(self, rows: Tensor) -> None:
+        """Report the groups that have no row among the unfinished `rows` [n]."""
         running = set((rows // self._group_size).tolist())
         for number in sorted(self._open - running):
             self._on_group(number, self._group(number))

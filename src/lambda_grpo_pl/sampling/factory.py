@@ -1,4 +1,4 @@
-"""What it takes to build a sampler, in this process or in one of its own."""
+"""Which sampler a configuration names, and how to build it in this process or in a separate one."""
 
 from __future__ import annotations
 
@@ -8,48 +8,67 @@ from typing import Literal
 from transformers import PretrainedConfig
 
 from lambda_grpo_pl.sampling.adapters import AdapterPlan
-from lambda_grpo_pl.sampling.protocol import Sampler
+from lambda_grpo_pl.sampling.protocol import ReceivingSampler
 from lambda_grpo_pl.sampling.transformers_sampler import TransformersSampler
-from lambda_grpo_pl.sampling.vllm.compat import installed_vllm
-from lambda_grpo_pl.sampling.vllm.engine import VllmSettings
+from lambda_grpo_pl.sampling.vllm.compat import installed_vllm, require_vllm
 from lambda_grpo_pl.sampling.vllm.sampler import VllmSampler
+from lambda_grpo_pl.sampling.vllm.settings import VllmSettings
 
 SamplerName = Literal["auto", "vllm", "transformers"]
 
 
+def uses_vllm(name: SamplerName) -> bool:
+    """Return whether `rollout.sampler` means vLLM on this machine. Raises `UserError` if that vLLM cannot be used."""
+    version = installed_vllm()
+    if name == "transformers" or (name == "auto" and version is None):
+        return False
+    require_vllm(version)
+    return True
+
+
 @dataclass(kw_only=True)
-class SamplerRecipe:
-    """Picklable, and without a weight."""
+class SamplerBuilder:
+    """Everything a sampler is built from except weights; picklable.
+
+    A new sampler is one module that implements the `ReceivingSampler` protocol and one line in `build`.
+    """
 
     name: SamplerName
     """`auto` is vLLM where it is installed."""
     config: PretrainedConfig
-    """The policy's."""
+    """The policy's configuration, as loaded: `model.policy.revision` has had its effect."""
     eos_token_ids: tuple[int, ...]
-    """What ends a response."""
+    """Every token that ends a response."""
     pad_token_id: int
-    """What fills rows up."""
+    """Fills the end of rows."""
     engine: VllmSettings
-    """Read by vLLM alone."""
+    """Read by vLLM only."""
     adapters: AdapterPlan | None = None
-    """Send a LoRA policy's adapters by themselves; read by vLLM alone."""
+    """Send a LoRA policy's adapters separately; read by vLLM only."""
+    context_length: int | None = None
+    """Longest prompt plus response (`check_context`), for `rollout.engine.max_model_len: null`; read by vLLM only."""
+    trust_remote_code: bool = False
+    """Let the engine run model code that comes with the checkpoint, as `model.policy.trust_remote_code`."""
 
     @property
-    def uses_vllm(self) -> bool:
-        """Whether vLLM samples."""
-        return self.name == "vllm" or (self.name == "auto" and installed_vllm() is not None)
+    def merges_adapters(self) -> bool:
+        """Whether the sampler expects adapters merged into the weights."""
+        return self.adapters is None or not uses_vllm(self.name)
 
-    @property
-    def merges(self) -> bool:
-        """Whether the sampler wants adapters merged into the weights."""
-        return self.adapters is None or not self.uses_vllm
+    def build(self, with_model: bool = False) -> ReceivingSampler:
+        """Return the sampler. With `with_model` the transformers sampler holds a model that `receive` fills.
 
-    def build(self, with_model: bool = False) -> Sampler:
-        """Return the sampler; `with_model` gives the transformers sampler a model of its own to receive weights in.
-
-        Raises `ValueError` if vLLM is asked for and cannot run.
+        Raises `UserError` if vLLM is required and cannot run.
         """
-        if self.uses_vllm:
-            return VllmSampler(self.config, self.eos_token_ids, self.pad_token_id, self.engine, self.adapters)
+        if uses_vllm(self.name):
+            return VllmSampler(
+                self.config,
+                self.eos_token_ids,
+                self.pad_token_id,
+                self.engine,
+                self.adapters,
+                self.context_length,
+                self.trust_remote_code,
+            )
         config = self.config if with_model else None
         return TransformersSampler(self.eos_token_ids, self.pad_token_id, config=config)

@@ -1,8 +1,8 @@
 """Sampling with the policy itself: needs no engine, no second copy of the weights and no sync.
 
 `generate()` of transformers decodes every row until the longest has ended and prefills each prompt once per response.
-This loop prefills once per prompt, and takes a row out of the batch and the key-value cache when it ends, so it
-computes no padding after a response. Left out: beam search, stop strings, static caches, speculative decoding.
+This loop prefills once per prompt and removes a row from the batch and the key-value cache when it ends, so it computes
+no padding after a response. Not supported: beam search, stop strings, static caches, speculative decoding.
 
 Randomness is one uniform number per (row, token), drawn on the CPU before the first step and turned into a token by the
 inverse of the cumulative distribution. A row's draws thus depend on neither the device nor on which other rows are
@@ -20,14 +20,14 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from lambda_grpo_pl.batch import Completions, Prompts
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling.decoding import GroupListener, RunningRows, draw, evaluating
 from lambda_grpo_pl.sampling.protocol import OnGroup, SamplingSettings, SyncReport
-from lambda_grpo_pl.sampling.rng import preserved_torch_rng
 from lambda_grpo_pl.sampling.weights import base_model, policy_weights
 
 
 class TransformersSampler:
-    """Samples with a transformers causal language model, plain or wrapped by peft, in whatever mode it is in.
+    """Samples with a transformers causal language model, plain or wrapped by peft, in training or evaluation mode.
 
     Example:
         >>> sampler = TransformersSampler(eos_token_ids=[tokenizer.eos_token_id], pad_token_id=tokenizer.pad_token_id)
@@ -42,14 +42,14 @@ class TransformersSampler:
         max_rows: int = 1024,
         config: PretrainedConfig | None = None,
     ) -> None:
-        """Name the tokens that end a response, the padding, and how many responses decode at a time.
+        """Set the tokens that end a response, the padding, and how many responses decode at a time.
 
-        `max_rows` bounds the key-value cache: it changes memory and speed and, rounding aside, no token. With a
-        transformers `config` the sampler builds a model of its own, float32 and on the GPU if there is one, for
-        weights that it will `receive`.
+        `max_rows` bounds the key-value cache: it changes memory and speed and, except for rounding, no token. With a
+        transformers `config` the sampler builds a separate model, float32 and on the GPU if there is one, for weights
+        that it will `receive`.
         """
         if max_rows < 1:
-            raise ValueError(f"max_rows is {max_rows}: let at least 1 response decode at a time.")
+            raise ValueError(f"max_rows is {max_rows}: set it to 1 or more.")
         self.eos_token_ids = tuple(eos_token_ids)
         self.pad_token_id = pad_token_id
         self.max_rows = max_rows
@@ -61,28 +61,25 @@ class TransformersSampler:
     def sync(self, policy: nn.Module) -> SyncReport:
         """Sample from this very module from now on, so that later updates need no copy.
 
-        A sharded policy (FSDP2, tensor parallel) is copied whole instead: its forward pass is collective, and ranks
-        whose responses end at different lengths would wait for each other for ever.
+        A sharded policy (FSDP2, tensor parallel) is gathered into a copy instead: its forward pass is collective, and
+        ranks whose responses end at different lengths would wait for each other forever.
         """
         if any(isinstance(weight, DTensor) for weight in policy.parameters()):
-            self._replica = self._replica or _twin(policy)
+            self._replica = self._replica or _copy_architecture(policy)
             return self.receive(policy_weights(policy))
         self._policy = policy
         self.last_sync = SyncReport(seconds=0.0, num_bytes=0, sent=(), missing=())
         return self.last_sync
 
-    def receive(self, weights: Iterable[tuple[str, Tensor]], due: Collection[str] | None = None) -> SyncReport:
-        """Copy (Hugging Face name, whole tensor) pairs into a model of our own and sample from it.
-
-        The report's `missing` is what of `due` (all by default) did not come.
-        """
+    def receive(self, weights: Iterable[tuple[str, Tensor]], expected: Collection[str] | None = None) -> SyncReport:
+        """Copy (name, unsharded tensor) pairs into the sampler's own model, as `ReceivingSampler.receive` describes."""
         assert self._replica is not None, "build the sampler with a config, or sync a sharded policy"
         start = time.perf_counter()
         state, sent = self._replica.state_dict(), dict[str, int]()
         for name, weight in weights:
             state[name].copy_(weight)
             sent[name] = weight.numel() * weight.element_size()
-        missing = tuple(name for name in (state if due is None else due) if name not in sent)
+        missing = tuple(name for name in (state if expected is None else expected) if name not in sent)
         self._policy = self._replica
         self.last_sync = SyncReport(time.perf_counter() - start, sum(sent.values()), tuple(sent), missing)
         return self.last_sync
@@ -91,8 +88,14 @@ class TransformersSampler:
     def generate(
         self, prompts: Prompts, settings: SamplingSettings, seed: int, on_group: OnGroup | None = None
     ) -> Completions:
-        """Sample as `Sampler.generate` describes. Raises `ValueError` before the first `sync`."""
+        """Sample as `Sampler.generate` describes.
+
+        Raises:
+            ValueError: Before the first `sync`.
+            UserError: If a prompt and its response exceed the model's positions.
+        """
         policy = self._require_policy()
+        _require_positions(base_model(policy).config, int(prompts.lengths.max()), settings.max_tokens)
         device = next(policy.parameters()).device
         num_prompts, group = len(prompts.lengths), settings.num_samples
         noise = torch.rand(num_prompts * group, settings.max_tokens, generator=torch.Generator().manual_seed(seed))
@@ -105,7 +108,7 @@ class TransformersSampler:
                     prompts.lengths[first : first + stride].to(device),
                     settings,
                     noise[first * group : (first + stride) * group].to(device),
-                    None if on_group is None else _from(first, on_group),
+                    None if on_group is None else _renumbered(first, on_group),
                 )
                 for first in range(0, num_prompts, stride)
             ]
@@ -116,7 +119,7 @@ class TransformersSampler:
 
     @torch.no_grad()
     def probe(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Score sequences as `Sampler.probe` describes, each by itself, without padding or cache."""
+        """Score sequences as `Sampler.probe` describes, one at a time, without padding or cache."""
         policy = self._require_policy()
         device = next(policy.parameters()).device
         scores = []
@@ -127,8 +130,11 @@ class TransformersSampler:
                 scores.append(logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist())
         return scores
 
+    def sleep(self) -> None:
+        """Nothing to free: the weights are the policy's own."""
+
     def close(self) -> None:
-        """Let go of the policy and its copy."""
+        """Drop the policy and its copy."""
         self._policy = self._replica = None
 
     def _require_policy(self) -> nn.Module:
@@ -170,28 +176,38 @@ class TransformersSampler:
                 running, token = running[keep], token[keep]
                 rows.select(keep)
                 if listener is not None:
-                    listener.still_running(running)
+                    listener.report_ended(running)
             if len(running) == 0 or step + 1 == max_tokens:
                 break
             rows.advance(token)
         if listener is not None:
-            listener.still_running(running[:0])
+            listener.report_ended(running[:0])
         return result
 
 
-def _from(first: int, on_group: OnGroup) -> OnGroup:
-    """Let groups 0, 1, … be heard as `first`, `first` + 1, …"""
+def _require_positions(config: PretrainedConfig, longest_prompt: int, max_tokens: int) -> None:
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and longest_prompt + max_tokens > positions:
+        raise UserError(
+            f"The longest prompt ({longest_prompt} tokens) plus max_tokens ({max_tokens}) exceeds the model's "
+            f"{positions} positions: lower rollout.sampling.max_tokens (in evaluation, "
+            "evaluation.overrides.max_tokens) or data.rules.max_prompt_tokens."
+        )
+
+
+def _renumbered(first: int, on_group: OnGroup) -> OnGroup:
+    """Report groups 0, 1, … as `first`, `first` + 1, …"""
     return lambda number, group: on_group(first + number, group)
 
 
-def _twin(policy: nn.Module) -> nn.Module:
-    """Build a model of the same configuration, type and device, with weights still to be loaded."""
+def _copy_architecture(policy: nn.Module) -> nn.Module:
+    """Build a model of the same configuration, type and device, whose weights are still to be loaded."""
     weight = next(policy.parameters())
     return _model(base_model(policy).config, weight.dtype, weight.device)
 
 
 def _model(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Build a model with torch's own attention: the policy's may be one that only the trainer knows."""
-    with preserved_torch_rng():
+    with torch.random.fork_rng():
         model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
     return model.to(device).eval().requires_grad_(False)

