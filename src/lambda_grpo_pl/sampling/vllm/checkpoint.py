@@ -26,6 +26,7 @@ class CheckpointFormat:
         self.model_type: str = config.model_type
         with torch.device("meta"):
             self._model: Any = AutoModelForCausalLM.from_config(config)
+        self.architecture = type(self._model).__name__
         self._converts = bool(get_model_conversion_mapping(self._model, add_legacy=False))
 
     def convert(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -57,7 +57,7 @@ class VllmEngine:
         with process_unchanged():
             self._vllm = import_vllm()
             self._llm = self._vllm.LLM(
-                model=str(configuration_folder(config)),
+                model=str(configuration_folder(config, self._format.architecture)),
                 load_format="dummy",
                 skip_tokenizer_init=True,
                 generation_config="vllm",

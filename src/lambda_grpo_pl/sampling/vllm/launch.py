@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from pathlib import Path
@@ -39,11 +40,15 @@ def _on_device(index: int) -> type:
     return PinnedExecutor
 
 
-def configuration_folder(config: Any) -> Path:
+def configuration_folder(config: Any, architecture: str) -> Path:
     """Return a folder with `config` and no weights, the same one for the same configuration.
+
+    A model that was built from a configuration names no architecture, and vLLM would take it for an encoder.
 
     vLLM's compile cache is keyed by the folder's path, so a random name would compile every time.
     """
+    config = copy.deepcopy(config)
+    config.architectures = config.architectures or [architecture]
     text = config.to_json_string()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "lambda-grpo" / "engines" / hashlib.sha256(text.encode()).hexdigest()[:16]
