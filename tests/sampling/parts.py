@@ -1,18 +1,21 @@
 """Tiny random policies and prompts of unequal length."""
 
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from lambda_grpo_pl.batch import Completions, Prompts
-from lambda_grpo_pl.sampling import Sampler, SamplingSettings
+from lambda_grpo_pl.sampling import Sampler, SamplingSettings, TransformersSampler
 
 PAD, EOS, VOCAB = 0, 1, 48
 
 
 def tiny_policy(tied: bool, seed: int = 0) -> Qwen2ForCausalLM:
-    """Two layers of 64 with heads of 32 (vLLM's CPU attention wants a multiple of 32), float32."""
+    """Two layers of 64 with heads of 32 (vLLM's CPU attention requires a multiple of 32), float32."""
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=VOCAB,
@@ -76,3 +79,113 @@ def check_stop_tokens_end_responses(sampler: Sampler, prompts: Prompts, settings
         assert bool(ended.truncated[row]) == (first is None and bool(whole.truncated[row]))
         num_stopped += first is not None
     assert num_stopped
+
+
+class Bfloat16Engine(TransformersSampler):
+    """Computes as an engine in bfloat16 does, on any CPU: weights and layers' outputs are rounded, sums are float32.
+
+    Its head is a tensor of its own even where the policy's is tied, as in vLLM on CPUs.
+    """
+
+    def __init__(self, config: object) -> None:
+        untied = copy.deepcopy(config)
+        untied.tie_word_embeddings = False  # type: ignore[attr-defined]
+        super().__init__([EOS], PAD, config=untied)  # type: ignore[arg-type]
+        assert self._replica is not None
+        for module in self._replica.modules():
+            if not list(module.children()):
+                module.register_forward_hook(lambda _, __, output: round_output(output))
+
+    def receive(self, weights, expected=None):  # type: ignore[no-untyped-def]
+        """Round what arrives."""
+        return super().receive(((name, weight.bfloat16().float()) for name, weight in weights), expected)
+
+
+def round_output(output: object) -> object:
+    """Round a tensor, or each of a tuple, to bfloat16."""
+    if isinstance(output, tuple):
+        return tuple(round_output(part) for part in output)
+    return output.bfloat16().float() if isinstance(output, Tensor) else output
+
+
+Weights = dict[str, Tensor]
+Fault = Callable[[Weights, Weights, torch.Generator], Weights]
+"""(weights now, weights before the last update, generator) → what a broken sync makes of them."""
+
+
+def matrices(weights: Weights) -> list[str]:
+    """Names of the layers' matrices."""
+    return [name for name, weight in weights.items() if weight.ndim == 2 and ".layers." in name]
+
+
+def choose(names: list[str], generator: torch.Generator) -> str:
+    """One of `names`."""
+    return names[int(torch.randint(len(names), (), generator=generator))]
+
+
+def stale_tensor(now: Weights, before: Weights, generator: torch.Generator) -> Weights:
+    """One matrix stays what it was."""
+    name = choose(matrices(now), generator)
+    return {**now, name: before[name]}
+
+
+def stale_head(now: Weights, before: Weights, generator: torch.Generator) -> Weights:
+    """The tied head stays what it was, while the embedding is new."""
+    return {**now, "lm_head.weight": before["lm_head.weight"]}
+
+
+def swapped_layers(now: Weights, before: Weights, generator: torch.Generator) -> Weights:
+    """Two neighboring layers change places."""
+    numbers = sorted({int(name.split(".layers.")[1].split(".")[0]) for name in matrices(now)})
+    first = numbers[int(torch.randint(len(numbers) - 1, (), generator=generator))]
+    places = {f".layers.{first}.": f".layers.{first + 1}.", f".layers.{first + 1}.": f".layers.{first}."}
+    other = {name: name.replace(a, b, 1) for a, b in places.items() for name in now if a in name}
+    return {name: now[other.get(name, name)] for name in now}
+
+
+def unsent_adapter(now: Weights, before: Weights, generator: torch.Generator) -> Weights:
+    """One layer's matrix comes without its adapter, B·A of rank 4 and 0.3 of its size."""
+    name = choose([name for name in matrices(now) if "_proj" in name], generator)
+    rows, columns = now[name].shape
+    change = torch.randn(rows, 4, generator=generator) @ torch.randn(4, columns, generator=generator)
+    return {**now, name: now[name] - 0.3 * change * now[name].norm() / change.norm()}
+
+
+def wrong_cast(now: Weights, before: Weights, generator: torch.Generator) -> Weights:
+    """All matrices pass through an 8-bit float."""
+    return {name: weight.to(torch.float8_e4m3fn).float() for name, weight in now.items()}
+
+
+FAULTS: Mapping[str, Fault] = {
+    "stale tensor": stale_tensor,
+    "tied head unsent": stale_head,
+    "two layers swapped": swapped_layers,
+    "one adapter unsent": unsent_adapter,
+    "wrong cast": wrong_cast,
+}
+
+
+@torch.no_grad()
+def update(policy: nn.Module, relative: float, generator: torch.Generator) -> None:
+    """Change each matrix by `relative` of its own standard deviation."""
+    for weight in policy.parameters():
+        if weight.ndim == 2:
+            weight.add_(relative * weight.std() * torch.randn(weight.shape, generator=generator))
+
+
+def copied(policy: nn.Module) -> Weights:
+    """The policy's state, not to change with it."""
+    return {name: weight.clone() for name, weight in policy.state_dict().items()}
+
+
+def rounds(policy: nn.Module, number: int, relative: float) -> Iterator[tuple[Weights, Weights, torch.Generator]]:
+    """Update the policy `number` times, from the same start; yields (now, before, generator)."""
+    start = copied(policy)
+    for seed in range(number):
+        generator = torch.Generator().manual_seed(seed)
+        policy.load_state_dict(start)
+        update(policy, 0.02, generator)
+        before = copied(policy)
+        update(policy, relative, generator)
+        yield copied(policy), before, generator
+    policy.load_state_dict(start)

@@ -1,16 +1,26 @@
-"""The self-test finds a sampler that computes something else, and the versions of vLLM are refused in words."""
+"""The self-test passes what rounding does and fails what a broken sync does, and says which it is."""
 
 import math
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lambda_grpo_pl.sampling import SyncError, TransformersSampler, check_sync, probe_sequences
+from lambda_grpo_pl.sampling import (
+    SyncError,
+    SyncReport,
+    TransformersSampler,
+    check_sync,
+    context_switch,
+    plan_probe,
+    probe_sequences,
+)
+from lambda_grpo_pl.sampling.selftest import FLOAT32_TOLERANCE, UNMEASURED_TOLERANCE
 from lambda_grpo_pl.sampling.vllm.compat import VLLM_RANGE, require_vllm
 
-from .parts import EOS, PAD, VOCAB, tiny_policy
+from .parts import EOS, FAULTS, PAD, VOCAB, Bfloat16Engine, rounds, tiny_policy
 
 
 def scorer(seed: int) -> TransformersSampler:
@@ -44,6 +54,122 @@ def test_a_nan_fails_wherever_it_stands():
 
     with pytest.raises(SyncError, match="nan nats"):
         check_sync(scorer(0), broken, probe_sequences(VOCAB), tolerance=1e9)
+
+
+NAMES = tuple(tiny_policy(tied=True).state_dict())
+LOW = plan_probe(VOCAB, torch.bfloat16, torch.float32, max_length=127)
+
+
+def own_scorer(policy) -> TransformersSampler:
+    sampler = TransformersSampler([EOS], PAD)
+    sampler.sync(policy)
+    return sampler
+
+
+def test_rounding_passes_twenty_times():
+    policy = tiny_policy(tied=True)
+    engine, scorer = Bfloat16Engine(policy.config), own_scorer(policy)
+    for now, _, _ in rounds(policy, 20, relative=0.3):
+        engine.receive(now.items(), NAMES)
+        assert 0 < check_sync(engine, scorer.probe, *LOW) < UNMEASURED_TOLERANCE
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found_twenty_times(fault):
+    """With everything sent, so that only the log-probabilities can tell."""
+    policy = tiny_policy(tied=True)
+    engine, scorer = Bfloat16Engine(policy.config), own_scorer(policy)
+    for now, before, generator in rounds(policy, 20, relative=0.3):
+        engine.receive(FAULTS[fault](now, before, generator).items(), NAMES)
+        with pytest.raises(SyncError, match=r"All \d+ tensors were sent"):
+            check_sync(engine, scorer.probe, *LOW)
+
+
+def test_an_unsent_tensor_fails_even_where_its_gap_is_small():
+    policy = tiny_policy(tied=True)
+    engine = Bfloat16Engine(policy.config)
+    engine.receive(policy.state_dict().items(), NAMES)
+    engine.receive([(name, weight) for name, weight in policy.state_dict().items() if name != NAMES[3]], NAMES)
+    with pytest.raises(SyncError, match=f"never sent.*: {NAMES[3]}"):
+        check_sync(engine, own_scorer(policy).probe, *LOW)
+
+
+class Fixed:
+    """A sampler with given scores."""
+
+    def __init__(self, scores: list[list[float]]) -> None:
+        self.scores = scores
+        self.last_sync = SyncReport(0.0, 0, ("a", "b"), ())
+
+    def probe(self, sequences):
+        return self.scores
+
+
+def test_a_gap_beyond_the_window_is_told_from_stale_weights():
+    probe = plan_probe(VOCAB, torch.float32, torch.float32, window=200)
+    assert [len(row) for row in probe.sequences] == [128, 128, 400]
+    scores = [[0.0] * (len(row) - 1) for row in probe.sequences]
+    late = [row if len(row) < 300 else [0.0] * 200 + [0.5] * 199 for row in scores]
+    with pytest.raises(SyncError, match=r"grows with the position.*sliding windows"):
+        check_sync(Fixed(late), lambda _: scores, *probe)
+    with pytest.raises(SyncError, match="grows with the position"):  # in bfloat16 the average is over its half
+        check_sync(Fixed(late), lambda _: scores, probe.sequences, 0.3, torch.bfloat16)
+    everywhere = [[0.5] * len(row) for row in scores]
+    with pytest.raises(SyncError, match="computes this model differently"):
+        check_sync(Fixed(everywhere), lambda _: scores, *probe)
+
+
+def test_the_median_fails_a_shift_that_the_mean_hides():
+    """Rounding's mean comes from a few tokens here; a shift of all tokens by less than that mean is found."""
+    sequences = [[0] * 128, [1] * 128]
+    exact = [[0.0] * 127] * 2
+
+    def scores(_):
+        noisy = torch.is_autocast_enabled("cpu")
+        return [[1.0 if noisy and place % 8 == 0 else 0.002 * noisy for place in range(127)]] * 2
+
+    assert check_sync(Fixed(exact), scores, sequences, None, torch.bfloat16) == 0
+    with pytest.raises(SyncError, match="in the median"):
+        check_sync(Fixed([[0.1] * 127] * 2), scores, sequences, None, torch.bfloat16)
+
+
+def test_a_policy_whose_rounding_cannot_be_measured_has_a_fixed_limit():
+    scores = [[0.0] * 127] * 2
+    for gap, passes in ((0.9 * UNMEASURED_TOLERANCE, True), (1.1 * UNMEASURED_TOLERANCE, False)):
+        sampler = Fixed([[gap] * 127] * 2)
+        if passes:
+            assert check_sync(sampler, lambda _: scores, *LOW) == pytest.approx(gap)
+        else:
+            with pytest.raises(SyncError):
+                check_sync(sampler, lambda _: scores, *LOW)
+
+
+@pytest.mark.parametrize(
+    ("types", "tolerance", "expected"),
+    [
+        ((torch.float32, torch.float32), None, (FLOAT32_TOLERANCE, None)),
+        ((torch.float32, torch.float32), 0.5, (0.5, None)),
+        ((torch.bfloat16, torch.float32), None, (None, torch.bfloat16)),
+        ((torch.float32, torch.bfloat16), 0.5, (0.5, torch.bfloat16)),
+    ],
+)
+def test_the_tolerance_follows_the_types(types, tolerance, expected):
+    assert plan_probe(VOCAB, *types, tolerance=tolerance)[1:] == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, None),
+        ({"sliding_window": 512}, 512),
+        ({"sliding_window": 512, "use_sliding_window": False}, None),
+        ({"sliding_window": None}, None),
+        ({"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 4096}}, 4096),
+        ({"sliding_window": 16, "rope_parameters": {"full": {"original_max_position_embeddings": 64}}}, 64),
+    ],
+)
+def test_the_probe_knows_where_a_model_switches(settings, expected):
+    assert context_switch(SimpleNamespace(**settings)) == expected
 
 
 @pytest.mark.parametrize("vocab_size", [2, 48, 151_936])

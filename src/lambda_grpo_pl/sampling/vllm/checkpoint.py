@@ -7,6 +7,7 @@ transformers keeps the experts of a mixture as one tensor per layer and renames 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,6 +56,31 @@ def missing_names(engine: Collection[str], sent: Collection[str]) -> list[str]:
         for name in engine
         if name not in sent and not (_EXPERTS in name and name.partition(_EXPERTS)[0] in stacked)
     ]
+
+
+def own_names(model: nn.Module) -> Any:
+    """Return vLLM's map from a checkpoint's names to its own, without the stacking of q, k and v; None if none differs.
+
+    `map_name(name)` of the result is None for tensors that vLLM ignores.
+    """
+    mapper: Any = getattr(model, "hf_to_vllm_mapper", None)
+    return mapper and replace(mapper, **{"orig_to_new_stacked": {}} if hasattr(mapper, "orig_to_new_stacked") else {})
+
+
+def is_expert(name: str) -> bool:
+    """Return whether a tensor belongs to an expert of a mixture, by its checkpoint's name."""
+    return _EXPERTS in name
+
+
+def prepack_experts(model: nn.Module) -> None:
+    """Bring reloaded experts into the layout that vLLM's CPU kernels read.
+
+    vLLM 0.32 does so when it loads a model, but not when it reloads one. Call it once after each reload of experts.
+    """
+    for layer in model.modules():
+        kernel: Any = getattr(getattr(layer, "quant_method", None), "moe_kernel", None)
+        if kernel is not None and hasattr(layer, "w13_weight"):
+            kernel.fused_experts.process_weights_after_loading(layer)
 
 
 def checkpoint_names(model: nn.Module) -> list[str]:

@@ -19,7 +19,14 @@ from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling.adapters import AdapterPlan, is_adapter
 from lambda_grpo_pl.sampling.protocol import SamplingSettings
 from lambda_grpo_pl.sampling.vllm import lora
-from lambda_grpo_pl.sampling.vllm.checkpoint import CheckpointFormat, checkpoint_names, missing_names
+from lambda_grpo_pl.sampling.vllm.checkpoint import (
+    CheckpointFormat,
+    checkpoint_names,
+    is_expert,
+    missing_names,
+    own_names,
+    prepack_experts,
+)
 from lambda_grpo_pl.sampling.vllm.compat import import_vllm, installed_vllm, preserved_torch_rng, process_unchanged
 from lambda_grpo_pl.sampling.vllm.launch import configuration_folder, executor_backend
 from lambda_grpo_pl.sampling.vllm.settings import VllmSettings
@@ -79,6 +86,7 @@ class VllmEngine:
         if self._shares_process_group:
             _keep_process_group(self._llm)
         self.weight_names: list[str] = self._llm.apply_model(checkpoint_names)[0]
+        self._own_names = self._llm.apply_model(own_names)[0]
         runner = self._llm.llm_engine.vllm_config
         self.seeds_each_request = bool(getattr(runner, "use_v2_model_runner", False)) and torch.cuda.is_available()
 
@@ -96,7 +104,9 @@ class VllmEngine:
 
     def missing(self, sent: Iterable[str]) -> list[str]:
         """Return the names of the engine's tensors that are not among the policy's tensors `sent`."""
-        return missing_names(self.weight_names, self._format.names(sent))
+        names = self._format.names(sent)
+        own = {self._own_names.map_name(name) for name in names} if self._own_names else set()
+        return missing_names(self.weight_names, names | (own - {None}))
 
     def clear_prefix_cache(self) -> None:
         """Empty the prefix cache. Raises `RuntimeError` if vLLM keeps it: its keys belong to the old weights."""
@@ -174,8 +184,17 @@ class VllmEngine:
             self._awake = True
 
     def _reload(self, weights: Iterator[tuple[str, Tensor]]) -> None:
+        experts: list[str] = []
+
+        def noted() -> Iterator[tuple[str, Tensor]]:
+            for name, weight in weights:
+                experts.extend([name] * is_expert(name))
+                yield name, weight
+
         try:
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": noted()})
+            if experts and not torch.cuda.is_available():
+                self._llm.apply_model(prepack_experts)
         except (AttributeError, ValueError, KeyError) as error:
             raise UserError(
                 f"vLLM {installed_vllm()} cannot reload the weights of {self._format.model_type} models in place "
