@@ -1,9 +1,13 @@
 """Dynamic sampling replaces flat groups by informative ones and keeps everything else of the batch."""
 
+import warnings
+from pathlib import Path
+
 import pytest
 import torch
 
 from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout, replace_groups
+from tests.integration.runs import digit_share, run
 from tests.scored import scored_batch
 
 
@@ -57,6 +61,44 @@ def test_nothing_informative_changes_nothing() -> None:
     before = batch.sampled().ids.clone()
     replace_groups(batch, batch.flat_groups(), fresh, "total")
     assert torch.equal(batch.sampled().ids, before)
+
+
+def test_groups_are_flat_by_correctness_unless_total_is_asked_for() -> None:
+    """An overlong penalty spreads the totals of a group of wrong answers: only `correct` replaces it."""
+    assert DynamicSampling(2).metric == "correct"
+    batch, fresh = scored_batch(0), scored_batch(7)
+    rewards = batch.scored()
+    batch.rewards = rewards._replace(total=torch.linspace(-1, 0, 16), correct=torch.zeros(16, dtype=torch.bool))
+    mixed = int(torch.nonzero(~fresh.flat_groups("correct"))[0])
+    expected = fresh.sampled().tokens(mixed * 4)
+    replace_groups(batch, batch.flat_groups("total"), fresh, "total")
+    assert batch.sampled().tokens(0) != expected
+    replace_groups(batch, batch.flat_groups("correct"), fresh, "correct")
+    assert batch.sampled().tokens(0) == expected
+    fresh.rewards = fresh.scored()._replace(correct=torch.zeros(16, dtype=torch.bool))
+    before = batch.sampled().ids.clone()
+    replace_groups(batch, torch.tensor([True] * 4), fresh, "correct")
+    assert torch.equal(batch.sampled().ids, before)
+
+
+@pytest.mark.parametrize(("metric", "num_rounds"), [("correct", 2.0), ("total", 0.0)])
+def test_a_step_resamples_what_the_metric_calls_flat(
+    metric: str, num_rounds: float, policy: Path, tmp_path: Path
+) -> None:
+    """A graded reward is never simply right, so `correct` finds no informative group and says so."""
+    options = ("--trainer.callbacks=null", "--trainer.max_steps=1", "--trainer.val_check_interval=1000")
+    rewards = f"--reward.functions=[{{name: {__name__}.graded}}]"
+    dynamic = (f"--dynamic_sampling.metric={metric}", "--dynamic_sampling.max_rounds=2")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cli = run("fit", policy, tmp_path, *options, rewards, *dynamic)
+    assert cli.trainer.callback_metrics["dynamic_sampling/rounds"] == num_rounds
+    warned = [str(each.message) for each in caught if "dynamic_sampling.metric to total" in str(each.message)]
+    assert len(warned) == (metric == "correct")
+
+
+def graded(completion: str, example: object) -> float:
+    return 0.5 * digit_share(completion, {}) + 0.001 * (sum(map(ord, completion)) % 97)
 
 
 @pytest.mark.parametrize(

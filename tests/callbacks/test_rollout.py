@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lambda_grpo_pl.callbacks.rollout import check_training_sampling
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rewards import JudgingAhead
-from lambda_grpo_pl.sampling import SyncError, TransformersSampler
+from lambda_grpo_pl.sampling import SamplingSettings, SyncError, TransformersSampler
 from tests.integration.runs import run
 
 OPTIONS = (
@@ -110,3 +112,30 @@ def test_the_export_of_a_lora_policy_is_the_policy(policy: Path, tmp_path: Path)
         ours, theirs, before = (model(tokens).logits for model in (cli.model.policy.model.eval(), exported, start))
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(theirs, before, atol=1e-2)
+
+
+@pytest.mark.parametrize(("key", "value", "remedy"), [("top_p", 0.9, "set it to 1.0"), ("top_k", 20, "set it to 0")])
+def test_training_on_a_truncated_distribution_needs_a_correction(key: str, value: float, remedy: str) -> None:
+    sampling = SamplingSettings(**{key: value})
+    with pytest.raises(UserError, match=rf"rollout\.sampling\.{key} is {value}.*{remedy}.*is_correction"):
+        check_training_sampling(sampling, "none")
+    check_training_sampling(sampling, "truncate")
+    check_training_sampling(SamplingSettings(temperature=0.7), "none")
+
+
+def test_a_fit_checks_the_sampling_before_weights_load(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lambda_grpo_pl.training.module.load_policy", lambda *_: pytest.fail("weights were loaded"))
+    with pytest.raises(UserError, match=r"rollout\.sampling\.top_p is 0\.5"):
+        run("fit", policy, tmp_path, *OPTIONS, "--rollout.sampling.top_p=0.5")
+
+
+def test_predictions_may_be_sampled_from_a_truncated_distribution_and_are_not_judged(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lambda_grpo_pl.rewards.RewardSuite.judge", lambda *_: pytest.fail("a prediction was judged"))
+    val = "--data.val=[{split: test, limit: 3}]"
+    run("predict", policy, tmp_path, "--trainer.callbacks=null", "--rollout.sampling.top_p=0.5", val)
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == 3

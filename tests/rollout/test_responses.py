@@ -1,50 +1,36 @@
 """A response ends at the first stop string, wherever its tokens lie."""
 
-import torch
-
-from lambda_grpo_pl.batch import Completions
-from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
 from lambda_grpo_pl.rollout.responses import apply_stops, read_responses, with_stops
 from lambda_grpo_pl.sampling import SamplingSettings
-
-TOKENIZER = character_tokenizer()
-
-
-def completions(*texts: str, truncated: bool = True) -> Completions:
-    rows = [TOKENIZER(text)["input_ids"] for text in texts]
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-    for row, target in zip(rows, ids, strict=True):
-        target[: len(row)] = torch.tensor(row)
-    return Completions(ids, lengths, torch.full((len(rows),), truncated), torch.zeros(ids.shape))
+from tests.rollout.fakes import TOKENIZER, encode
 
 
 def test_the_first_stop_string_ends_a_response():
-    texts, lengths, truncated = read_responses(TOKENIZER, completions("4STOP5END6", "7END8STOP", "9"), ["END", "STOP"])
+    texts, lengths, truncated = read_responses(TOKENIZER, encode("4STOP5END6", "7END8STOP", "9"), ["END", "STOP"])
     assert texts == ["4", "7", "9"]
     assert lengths == [5, 4, 1]
     assert truncated == [False, False, True]
 
 
 def test_a_stop_at_the_very_end_and_one_that_is_all_there_is():
-    texts, lengths, truncated = read_responses(TOKENIZER, completions("12STOP", "STOP"), ["STOP"])
+    texts, lengths, truncated = read_responses(TOKENIZER, encode("12STOP", "STOP"), ["STOP"])
     assert (texts, lengths, truncated) == (["12", ""], [6, 4], [False, False])
 
 
 def test_a_special_token_may_end_a_response_and_is_not_read():
-    texts, lengths, _ = read_responses(TOKENIZER, completions("12<eos>34"), ["<eos>"])
+    texts, lengths, _ = read_responses(TOKENIZER, encode("12<eos>34"), ["<eos>"])
     assert (texts, lengths) == (["12"], [3])
 
 
 def test_without_stops_a_response_is_whole():
-    given = completions("1 Question: 2", truncated=False)
+    given = encode("1 Question: 2", truncated=False)
     responses = read_responses(TOKENIZER, given)
     assert responses == (["1 Question: 2"], [13], [False])
     assert apply_stops(given, responses).lengths.tolist() == given.lengths.tolist()
 
 
-def test_cutting_shortens_the_completions():
-    given = completions("12STOP34")
+def test_cutting_shortens_the_encode():
+    given = encode("12STOP34")
     shorter = apply_stops(given, read_responses(TOKENIZER, given, ["STOP"]))
     assert TOKENIZER.decode(shorter.tokens(0)) == "12STOP"
     assert not shorter.truncated.any()

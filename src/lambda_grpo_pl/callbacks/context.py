@@ -187,6 +187,11 @@ def trained(module: L.LightningModule) -> TrainedModule:
     return cast(TrainedModule, module)
 
 
+def callbacks(trainer: L.Trainer) -> list[L.Callback]:
+    """Return the trainer's callbacks in hook order."""
+    return cast(list[L.Callback], trainer.callbacks)  # type: ignore[attr-defined]
+
+
 def engine(trainer: L.Trainer) -> RolloutEngine:
     """Return the run's rollout engine. Raises `UserError` if no callback before the caller has made one."""
     found = find_callback(trainer, EngineOwner).rollout_engine
@@ -200,7 +205,7 @@ def engine(trainer: L.Trainer) -> RolloutEngine:
 
 def find_callback(trainer: L.Trainer, kind: type[CallbackType]) -> CallbackType:
     """Return the trainer's first callback of a type. Raises `UserError` if there is none."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks(trainer):
         if isinstance(callback, kind):
             return callback
     name = "RolloutCallback" if kind is EngineOwner else kind.__name__

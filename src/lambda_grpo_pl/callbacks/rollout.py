@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import Completions, RolloutBatch
-from lambda_grpo_pl.callbacks.context import EngineOwner, datamodule, engine, find_callback, trained
+from lambda_grpo_pl.callbacks.context import EngineOwner, callbacks, datamodule, engine, find_callback, trained
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.errors import UserError
@@ -66,7 +66,7 @@ class RolloutCallback(EngineOwner):
         from lambda_grpo_pl.callbacks.order import check_order  # here, because it imports every callback
 
         data = datamodule(trainer)
-        check_order(trainer.callbacks, evaluates=bool(data.val_sources) and stage != "predict")  # type: ignore[attr-defined]
+        check_order(callbacks(trainer), evaluates=bool(data.val_sources) and stage != "predict")
         if stage == "fit":
             check_training_sampling(self.sampling, trained(pl_module).objective.surrogate.is_correction)
         float32 = str(trainer.precision).startswith("32")

@@ -28,13 +28,16 @@ class SignalWatch:
 
     def __init__(self) -> None:
         self._num_flat = self._num_constant = 0
+        self._constant: float | None = None
         self._warned: set[str] = set()
 
     def observe(self, signal: Tensor) -> None:
         """Take the signal of a rollout, as `measure_signal` returns it, reduced over ranks by minimum."""
         failed, flat, lowest, minus_highest = signal.tolist()
         self._num_flat = self._num_flat + 1 if flat else 0
-        self._num_constant = self._num_constant + 1 if lowest == -minus_highest else 0
+        constant = lowest if lowest == -minus_highest else None
+        self._num_constant = self._num_constant + 1 if constant == self._constant else 1
+        self._constant = constant
         if failed:
             self._warn(
                 "failed",
@@ -42,12 +45,13 @@ class SignalWatch:
                 "out on every response. See their messages above; then fix the function, or raise "
                 "reward.pool.timeout_s or reward.pool.memory_gb.",
             )
-        elif self._num_constant >= PATIENCE:
+        elif constant is not None and self._num_constant >= PATIENCE:
             self._warn(
                 "constant",
-                f"All rewards of the last {PATIENCE} rollouts are {lowest:g}, so nothing is learned. Look at the "
-                "responses (table.every: 1): if they hold right answers, reward.functions does not read them; if "
-                "not, use easier prompts (data.train) or a template that the model knows (data.train.template).",
+                f"All rewards of the last {PATIENCE} rollouts are {constant:g}, so nothing is learned. Look at the "
+                "responses (table.every: 1). If they deserve other rewards, fix reward.functions. Otherwise the "
+                "prompts are too easy or too hard for this policy (change data.train), or it does not know their "
+                "template (change data.train.template).",
             )
         elif self._num_flat >= PATIENCE:
             self._warn(
