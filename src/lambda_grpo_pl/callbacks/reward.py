@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.context import engine
-from lambda_grpo_pl.callbacks.signal import SignalWatch, measure_signal
+from lambda_grpo_pl.callbacks.learning_signal import SignalWatch, measure_signal
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite, SuiteScores
 from lambda_grpo_pl.rollout.run_context import train_key

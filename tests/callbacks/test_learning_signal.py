@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lambda_grpo_pl.callbacks.signal import PATIENCE, SignalWatch, measure_signal
+from lambda_grpo_pl.callbacks.learning_signal import PATIENCE, SignalWatch, measure_signal
 from lambda_grpo_pl.rewards import SuiteScores
 from tests.integration.runs import run
 from tests.scored import scored_batch
