@@ -12,22 +12,23 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "batch": set(),
+    "sampling_settings": set(),
     "objective": set(),
     "rewards": set(),
     "builtin": set(),
     "policy": {"batch"},
-    "sampling": {"batch"},
-    "data": {"batch", "builtin"},
-    "evaluation": {"data"},
+    "sampling": {"batch", "sampling_settings"},
+    "data": {"batch", "builtin", "sampling_settings"},
+    "evaluation": {"data", "sampling_settings"},
     "rollout": {"batch", "sampling", "rewards"},
     "training": {"batch", "objective", "policy"},
-    "callbacks": {"batch", "sampling", "rollout", "rewards", "data", "evaluation"},
+    "callbacks": {"batch", "sampling_settings", "sampling", "rollout", "rewards", "data", "evaluation"},
     "__init__": {"objective", "rewards", "policy", "sampling", "data", "training", "callbacks"},
     "cli": {"builtin", "data", "evaluation", "sampling", "training", "callbacks"},
 }
 """Room of the house → the rooms below it that it may import."""
 
-TORCH_FREE = {"errors", "rewards"}
+TORCH_FREE = {"errors", "rewards", "sampling_settings"}
 
 FRAMEWORKS = {
     "lightning": {"training", "data", "callbacks", "cli"},

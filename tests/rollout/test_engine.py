@@ -151,8 +151,12 @@ def test_plain_samples_end_at_the_stop_strings_and_are_not_judged(num_judged):
     settings = sampler.calls[0][0]
     assert (settings.num_samples, settings.max_tokens) == (2, 16)
     assert [TOKENIZER.decode([token]) for token in settings.stop_token_ids] == ["\n"]
-    whole = make_engine(sampler).sample(PROMPTS, train_key(0))
-    assert whole.lengths.tolist() == [6, 1, 1, 5]
+
+
+def test_samples_without_stop_strings_are_not_decoded(monkeypatch):
+    monkeypatch.setattr("lambda_grpo_pl.rollout.engine.read_responses", lambda *_: pytest.fail("decoded"))
+    completions = make_engine(ScriptedSampler(*TEXTS)).sample(PROMPTS, train_key(0))
+    assert completions.lengths.tolist() == [6, 1, 1, 5]
 
 
 @pytest.mark.parametrize("tells", [True, False])

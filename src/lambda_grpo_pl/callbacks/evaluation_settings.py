@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lambda_grpo_pl.data.benchmarks import BENCHMARKS
 from lambda_grpo_pl.data.sources import PromptSource
@@ -12,7 +12,7 @@ from lambda_grpo_pl.data.templates import find_template
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.records import EvaluationSetup
 from lambda_grpo_pl.rewards import RewardSpec
-from lambda_grpo_pl.sampling import SamplingSettings
+from lambda_grpo_pl.sampling_settings import SamplingParameters, SamplingSettings
 
 WITHOUT_LAMBDA = {"uniform": "dapo", "grpo": "grpo", "dr_grpo": "dr_grpo", "delta_l": "delta_l"}
 """Families of length weights that learn nothing, and what tables call them."""
@@ -32,27 +32,30 @@ WHOLE_RESPONSE = "the whole response"
 
 @dataclass(kw_only=True)
 class EvaluationSettings:
-    """How responses are sampled in evaluation; null leaves the benchmark's own setting."""
+    """`SamplingParameters` that replace a set's own; null keeps the set's."""
 
     temperature: float | None = None
     """0 is greedy."""
     top_p: float | None = None
-    """Nucleus of the sampling distribution."""
+    """Keep the smallest set of tokens whose probability reaches this; 1 keeps all."""
     top_k: int | None = None
-    """Most likely tokens kept; 0 keeps all."""
+    """Keep this many most likely tokens; 0 keeps all."""
     num_samples: int | None = None
     """Responses per question, n."""
     max_tokens: int | None = None
-    """Response tokens after which a response is truncated."""
+    """Longest response in tokens; a longer one is cut and marked truncated."""
 
     def __post_init__(self) -> None:
-        checked = self.apply(SamplingSettings())
-        if self.temperature == 0:
-            refuse_greedy_repeats("evaluation.overrides", checked)
+        given = SamplingParameters(**self._given())
+        given.check_sampling("evaluation.overrides (or evaluation.benchmarks.<name>)")
+        refuse_greedy_repeats("evaluation.overrides", given)
 
     def apply(self, settings: SamplingSettings) -> SamplingSettings:
         """Return `settings` with the values that are set here."""
-        return replace(settings, **{name: value for name, value in vars(self).items() if value is not None})
+        return replace(settings, **self._given())
+
+    def _given(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 class SetPlan(NamedTuple):
@@ -83,9 +86,7 @@ def plan_set(
         sampling = SamplingSettings(temperature=0.0, max_tokens=training.max_tokens)
         rewards: tuple[RewardSpec, ...] = ()
     else:
-        sampling = SamplingSettings(
-            temperature=entry.temperature, top_p=entry.top_p, num_samples=entry.num_samples, max_tokens=entry.max_tokens
-        )
+        sampling = SamplingSettings(**entry.sampling_parameters())
         rewards = (RewardSpec(name=entry.reward, params=entry.reward_params),)
     for override in overrides:
         sampling = override.apply(sampling)
@@ -98,18 +99,14 @@ def plan_set(
         reward_params=judges[0].params if len(judges) == 1 else {spec.label: spec.params for spec in judges},
         reward_reads=EXTRACTION.get(judges[0].name, WHOLE_RESPONSE),
         metric=entry.metric if entry else "accuracy",
-        num_samples=sampling.num_samples,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        max_tokens=sampling.max_tokens,
+        **sampling.sampling_parameters(),
         stop=find_template(source.default_template).stop,
         seed=seed,
     )
     return SetPlan(sampling, rewards, setup)
 
 
-def refuse_greedy_repeats(who: str, sampling: SamplingSettings) -> None:
+def refuse_greedy_repeats(who: str, sampling: SamplingParameters) -> None:
     """Raise `UserError` for several samples at temperature 0: they are all the same."""
     if sampling.greedy and sampling.num_samples > 1:
         raise UserError(

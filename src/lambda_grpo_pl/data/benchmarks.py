@@ -17,12 +17,13 @@ from typing import Any, Literal
 
 from lambda_grpo_pl.data.readers import ANSWER_FORMATS, Row, hub_rows, local_rows, question_and_answer
 from lambda_grpo_pl.data.templates import find_template
+from lambda_grpo_pl.sampling_settings import SamplingParameters
 
 AnswerFormat = Literal["bare", "hashes", "boxed", "unit", "dollars"]
 
 
 @dataclass(kw_only=True)
-class Benchmark:
+class Benchmark(SamplingParameters):
     """One test set: where it lies, how it is asked, how it is scored, whose it is."""
 
     name: str
@@ -47,14 +48,10 @@ class Benchmark:
     """Arguments of the reward function."""
     metric: Literal["accuracy", "score"] = "accuracy"
     """The headline: the share of correct answers, or the mean score where nothing is simply right or wrong."""
-    num_samples: int = 1
-    """Responses per question, n."""
     temperature: float = 0.0
-    """Sampling temperature; 0 is greedy."""
-    top_p: float = 1.0
-    """Nucleus of the sampling distribution; 1 keeps every token."""
+    """Greedy unless the entry says otherwise."""
     max_tokens: int = 3072
-    """Response tokens after which a response is cut."""
+    """Longest response in tokens."""
     source: str = ""
     """Who published it."""
     licence: str = ""
@@ -66,7 +63,8 @@ class Benchmark:
             raise ValueError(
                 f"Benchmark {self.name!r} has answer_format {self.answer_format!r}: use {', '.join(ANSWER_FORMATS)}."
             )
-        if self.num_samples > 1 and self.temperature == 0:
+        self.check_sampling(f"Benchmark {self.name!r}")
+        if self.num_samples > 1 and self.greedy:
             raise ValueError(
                 f"Benchmark {self.name!r} asks for {self.num_samples} greedy samples, which are all the same: "
                 "set temperature above 0 or num_samples to 1."

@@ -21,6 +21,7 @@ from pyarrow import parquet
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.scores import QuestionScores
+from lambda_grpo_pl.sampling_settings import SamplingParameters
 
 MERGED = "records.parquet"
 METADATA_KEY = b"evaluation_setup"
@@ -28,7 +29,7 @@ ENGINE_FIELDS = ("engine", "engine_version", "dtype")
 
 
 @dataclass(kw_only=True)
-class EvaluationSetup:
+class EvaluationSetup(SamplingParameters):
     """Everything that a benchmark's score depends on: the record of how the score came about."""
 
     benchmark: str
@@ -43,16 +44,10 @@ class EvaluationSetup:
     """Which part of a response the reward reads, as the reward itself describes it; empty if not recorded."""
     metric: str = "accuracy"
     """The headline measure: `accuracy` or `score`."""
-    num_samples: int = 1
-    """Responses per question, n."""
     temperature: float = 0.0
-    """Sampling temperature; 0 is greedy."""
-    top_p: float = 1.0
-    """Probability mass of nucleus sampling; 1 keeps all tokens."""
-    top_k: int = 0
-    """Number of most likely tokens kept; 0 keeps all."""
+    """Greedy unless the benchmark says otherwise."""
     max_tokens: int = 3072
-    """Response tokens after which a response is truncated."""
+    """Longest response in tokens."""
     stop: tuple[str, ...] = ()
     """Strings that end a response."""
     seed: int = 0
@@ -75,7 +70,7 @@ class EvaluationSetup:
         """Return one line for tables: template, reward, sampling and engine."""
         params = ", ".join(f"{name}={value}" for name, value in self.reward_params.items())
         nucleus = f", top_p {self.top_p:g}" * (self.top_p < 1) + f", top_k {self.top_k}" * (self.top_k > 0)
-        sampling = "greedy" if self.temperature == 0 else f"temperature {self.temperature:g}{nucleus}"
+        sampling = "greedy" if self.greedy else f"temperature {self.temperature:g}{nucleus}"
         engine = " ".join(filter(None, (self.engine, self.engine_version, self.dtype)))
         return (
             f"template {self.template}, reward {self.reward}({params}), {sampling}, n {self.num_samples}, "
@@ -92,7 +87,7 @@ class EvaluationSetup:
 
     def _without_irrelevant(self, other: EvaluationSetup) -> EvaluationSetup:
         unknown = {name: "" for name in ENGINE_FIELDS if not getattr(self, name) or not getattr(other, name)}
-        greedy: dict[str, Any] = {"seed": 0, "top_p": 1.0, "top_k": 0} if self.temperature == 0 else {}
+        greedy: dict[str, Any] = {"seed": 0, "top_p": 1.0, "top_k": 0} if self.greedy else {}
         return replace(self, reward_reads="", **unknown, **greedy)
 
 

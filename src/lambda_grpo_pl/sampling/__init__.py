@@ -4,7 +4,7 @@ from lambda_grpo_pl.sampling.adapters import AdapterPlan, plan_adapters
 from lambda_grpo_pl.sampling.context import check_context
 from lambda_grpo_pl.sampling.factory import SamplerBuilder, SamplerName, uses_vllm
 from lambda_grpo_pl.sampling.process.client import SamplerProcess
-from lambda_grpo_pl.sampling.protocol import OnGroup, ReceivingSampler, Sampler, SamplingSettings, SyncReport
+from lambda_grpo_pl.sampling.protocol import OnGroup, ReceivingSampler, Sampler, SyncReport
 from lambda_grpo_pl.sampling.selftest import (
     SyncError,
     SyncProbe,
@@ -18,6 +18,7 @@ from lambda_grpo_pl.sampling.vllm.compat import installed_vllm, require_vllm
 from lambda_grpo_pl.sampling.vllm.sampler import VllmSampler
 from lambda_grpo_pl.sampling.vllm.settings import DEFAULT_CONTEXT, VllmSettings
 from lambda_grpo_pl.sampling.weights import policy_weights
+from lambda_grpo_pl.sampling_settings import SamplingSettings
 
 __all__ = [
     "DEFAULT_CONTEXT",

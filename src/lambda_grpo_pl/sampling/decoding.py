@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lambda_grpo_pl.batch import Completions
-from lambda_grpo_pl.sampling.protocol import OnGroup, SamplingSettings
+from lambda_grpo_pl.sampling.protocol import OnGroup
+from lambda_grpo_pl.sampling_settings import SamplingSettings
 
 
 def processed_logprobs(logits: Tensor, settings: SamplingSettings) -> Tensor:

@@ -22,8 +22,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling.decoding import GroupListener, RunningRows, draw, evaluating
-from lambda_grpo_pl.sampling.protocol import OnGroup, SamplingSettings, SyncReport
+from lambda_grpo_pl.sampling.protocol import OnGroup, SyncReport
 from lambda_grpo_pl.sampling.weights import base_model, policy_weights
+from lambda_grpo_pl.sampling_settings import SamplingSettings
 
 
 class TransformersSampler:

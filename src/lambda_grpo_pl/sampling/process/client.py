@@ -27,9 +27,10 @@ from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling.factory import SamplerBuilder, uses_vllm
 from lambda_grpo_pl.sampling.process.shared_weights import map_slots, open_memory, plan_slots
-from lambda_grpo_pl.sampling.protocol import OnGroup, SamplingSettings, SyncReport
+from lambda_grpo_pl.sampling.protocol import OnGroup, SyncReport
 from lambda_grpo_pl.sampling.vllm.compat import LAUNCH_VARIABLES
 from lambda_grpo_pl.sampling.weights import policy_weights, weight_layout, weight_names
+from lambda_grpo_pl.sampling_settings import SamplingSettings
 
 _EXIT_TIMEOUT_S = 5.0
 

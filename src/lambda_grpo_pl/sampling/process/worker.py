@@ -24,7 +24,8 @@ from torch import Tensor
 from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.sampling.factory import SamplerBuilder
 from lambda_grpo_pl.sampling.process.shared_weights import Slot, map_slots
-from lambda_grpo_pl.sampling.protocol import ReceivingSampler, SamplingSettings, SyncReport
+from lambda_grpo_pl.sampling.protocol import ReceivingSampler, SyncReport
+from lambda_grpo_pl.sampling_settings import SamplingSettings
 
 
 class Worker:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling.adapters import AdapterPlan, is_adapter
-from lambda_grpo_pl.sampling.protocol import SamplingSettings
 from lambda_grpo_pl.sampling.vllm import lora
 from lambda_grpo_pl.sampling.vllm.checkpoint import (
     CheckpointFormat,
@@ -30,6 +29,7 @@ from lambda_grpo_pl.sampling.vllm.checkpoint import (
 from lambda_grpo_pl.sampling.vllm.compat import import_vllm, installed_vllm, preserved_torch_rng, process_unchanged
 from lambda_grpo_pl.sampling.vllm.launch import configuration_folder, executor_backend
 from lambda_grpo_pl.sampling.vllm.settings import VllmSettings
+from lambda_grpo_pl.sampling_settings import SamplingSettings
 
 
 class VllmEngine:

@@ -23,10 +23,11 @@ from torch.nn.utils.rnn import pad_sequence
 from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling.adapters import AdapterPlan
-from lambda_grpo_pl.sampling.protocol import OnGroup, SamplingSettings, SyncReport
+from lambda_grpo_pl.sampling.protocol import OnGroup, SyncReport
 from lambda_grpo_pl.sampling.vllm.engine import VllmEngine
 from lambda_grpo_pl.sampling.vllm.settings import VllmSettings
 from lambda_grpo_pl.sampling.weights import policy_weights, weight_names
+from lambda_grpo_pl.sampling_settings import SamplingSettings
 
 
 class VllmSampler:
