@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from lambda_grpo_pl.callbacks import BenchmarkEvaluation, EvaluationSettings
 from lambda_grpo_pl.data.benchmarks import BENCHMARKS, Benchmark
 from lambda_grpo_pl.data.sources import PromptSource
-from lambda_grpo_pl.evaluation.records import read_records
+from lambda_grpo_pl.evaluation.records import read_records, read_setup
 from tests.known_answers import EngineDiedError, KnownAnswers, evaluate, right_where, write_questions
 from tests.scored import save_tiny_policy
 
@@ -175,6 +176,12 @@ def test_a_benchmarks_own_override_wins(policy: Path, gsm8k: PromptSource, tmp_p
     evaluate(tmp_path, policy, [gsm8k], sampler, evaluation)
     settings = sampler.settings[0]
     assert (settings.num_samples, settings.temperature, settings.max_tokens) == (2, 0.6, 40)
+
+
+def test_the_engine_and_its_precision_are_recorded(policy: Path, gsm8k: PromptSource, tmp_path: Path) -> None:
+    evaluate(tmp_path, policy, [gsm8k], KnownAnswers(odd))
+    setup = read_setup(tmp_path / STEP / "gsm8k")
+    assert (setup.engine, setup.engine_version, setup.dtype) == ("transformers", version("transformers"), "float32")
 
 
 def test_several_greedy_samples_are_refused_before_a_model_is_loaded(gsm8k: PromptSource, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def make_engine(
     run = RunContext(tokenizer=TOKENIZER, stops=stops, seed=3, rank=1, sync_tolerance=1e-3)
     suites = RewardSuites(RewardSuite([RewardSpec(name=name)], pool), pool)
     settings = SamplingSettings(num_samples=2, max_tokens=16)
-    engine = RolloutEngine(run, settings, suites, PolicySampler(run, sampler=sampler))  # type: ignore[arg-type]
+    engine = RolloutEngine(run, settings, suites, PolicySampler(run, "transformers", sampler=sampler))  # type: ignore[arg-type]
     if synced:
         engine.sync(OneWeight(), version=0)
     return engine

@@ -1,5 +1,7 @@
 """The engine samples what the seed says, decodes each response once, and scores what was sampled."""
 
+from importlib import metadata
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from lambda_grpo_pl.rollout.engine import RolloutAhead
 from lambda_grpo_pl.rollout.policy_sampler import PolicySampler, SamplerPlacement, eos_token_ids
 from lambda_grpo_pl.rollout.run_context import sampling_seed, train_key
 from lambda_grpo_pl.rollout.scoring import RewardSuites
-from lambda_grpo_pl.sampling import SamplingSettings, SyncError
+from lambda_grpo_pl.sampling import SamplingSettings, SyncError, VllmSettings
 from tests.rollout.fakes import (
     TOKENIZER,
     InstantProcess,
@@ -103,7 +105,7 @@ def test_a_failed_proof_leaves_the_old_version():
 def test_the_sampler_is_built_from_policy_and_tokenizer(monkeypatch):
     built = []
 
-    class Recipe:
+    class Builder:
         def __init__(self, **fields):
             self.fields = fields
 
@@ -111,11 +113,11 @@ def test_the_sampler_is_built_from_policy_and_tokenizer(monkeypatch):
             built.append((self.fields, None))
             return ScriptedSampler()
 
-    def process(recipe, num_threads, device):
-        built.append((recipe.fields, (num_threads, device)))
+    def process(builder, num_threads, device):
+        built.append((builder.fields, (num_threads, device)))
         return ScriptedSampler()
 
-    monkeypatch.setattr("lambda_grpo_pl.rollout.policy_sampler.SamplerRecipe", Recipe)
+    monkeypatch.setattr("lambda_grpo_pl.rollout.policy_sampler.SamplerBuilder", Builder)
     monkeypatch.setattr("lambda_grpo_pl.rollout.policy_sampler.SamplerProcess", process)
     policy = OneWeight(eos=[5])
     policy.causal_lm.config = "the policy's"
@@ -131,6 +133,17 @@ def test_the_sampler_is_built_from_policy_and_tokenizer(monkeypatch):
     assert (fields["name"], fields["config"], fields["eos_token_ids"]) == ("transformers", "the policy's", (1, 5))
     assert (fields["pad_token_id"], fields["adapters"]) == (TOKENIZER.pad_token_id, None)
     assert not fields["engine"].lora_adapters
+
+
+def test_what_samples_is_described_without_starting_it(monkeypatch):
+    run, policy = make_engine(ScriptedSampler()).run, OneWeight()
+    monkeypatch.setattr("lambda_grpo_pl.rollout.policy_sampler.installed_vllm", lambda: "0.32")
+    monkeypatch.setattr("lambda_grpo_pl.rollout.policy_sampler.uses_vllm", lambda name: name == "vllm")
+    settings = VllmSettings(dtype="float16")
+    assert PolicySampler(run, "vllm", settings).describe(policy) == ("vllm", "0.32", "float16")
+    policy.model.bfloat16()
+    own = ("transformers", metadata.version("transformers"), "bfloat16")
+    assert PolicySampler(run, "transformers", settings).describe(policy) == own
 
 
 def test_before_the_first_sync_nothing_samples():
@@ -162,9 +175,11 @@ def test_samples_without_stop_strings_are_not_decoded(monkeypatch):
 @pytest.mark.parametrize("tells", [True, False])
 @pytest.mark.parametrize("stops", [("STOP",), ()])
 def test_each_response_is_decoded_once_between_stops_verdicts_and_scores(num_read, tells, stops):
-    engine = make_engine(ScriptedSampler(*TEXTS, tells=tells), stops=stops)
+    sampler = ScriptedSampler(*TEXTS, tells=tells)
+    engine = make_engine(sampler, stops=stops)
     batch = RolloutBatch(PROMPTS, index=2)
     assert engine.sample_batch(batch) == 0
+    assert sampler.calls == [(engine.sampling, sampling_seed(3, ("train", 2), 1))]
     scores = engine.score(batch, train_key(2))
     assert sum(num_read) == 4
     assert scores.parts["is_gold"] == ([1.0, 0.0, 0.0, 1.0] if stops else [0.0] * 4)
@@ -203,7 +218,7 @@ def test_a_rollout_begun_ahead_is_what_its_step_would_have_sampled(num_read):
     begun = engine.begin(batch)
     assert (engine.has_begun(6), engine.has_begun(5), begun.version) == (True, False, 0)
     assert begun.completions.result().lengths.tolist() == [6, 1, 1, 5]
-    assert sampler.calls[0][1] == sampling_seed(3, ("train", 6), 1)
+    assert sampler.calls == [(engine.sampling, sampling_seed(3, ("train", 6), 1))]
     engine.sync(OneWeight(-2.0), version=1)
     assert engine.sample_batch(batch) == 0  # the version that sampled it
     assert len(sampler.calls) == 1

@@ -98,9 +98,10 @@ class BenchmarkEvaluation(L.Callback):
         """Look for answers that an earlier evaluation of these weights recorded, and start with empty tables."""
         module = trained(pl_module)
         policy = f"step {self._step(trainer)}, weights {weights_digest(cast(nn.Module, module.policy))}"
+        answered_by = {"policy": policy, **engine(trainer).sampler.describe(module.policy)._asdict()}
         folder = self._folder(trainer)
         self._sets = {
-            name: ResumableSet(folder, replace(plan.setup, policy=policy), [row.example for row in loader.rows])
+            name: ResumableSet(folder, replace(plan.setup, **answered_by), [row.example for row in loader.rows])
             for (name, plan), loader in zip(self._plans.items(), datamodule(trainer).val_dataloader(), strict=True)
         }
         if trainer.is_global_zero:

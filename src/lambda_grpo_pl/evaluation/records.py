@@ -86,9 +86,11 @@ class EvaluationSetup(SamplingParameters):
         return self._without_irrelevant(other) == other._without_irrelevant(self)
 
     def _without_irrelevant(self, other: EvaluationSetup) -> EvaluationSetup:
-        unknown = {name: "" for name in ENGINE_FIELDS if not getattr(self, name) or not getattr(other, name)}
-        greedy: dict[str, Any] = {"seed": 0, "top_p": 1.0, "top_k": 0} if self.greedy else {}
-        return replace(self, reward_reads="", **unknown, **greedy)
+        unrecorded = [name for name in ENGINE_FIELDS if not getattr(self, name) or not getattr(other, name)]
+        ignored: dict[str, Any] = {"reward_reads": "", **dict.fromkeys(unrecorded, "")}
+        if self.greedy:
+            ignored |= {"seed": 0, "top_p": 1.0, "top_k": 0}
+        return replace(self, **ignored)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

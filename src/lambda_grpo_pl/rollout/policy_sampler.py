@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Any, NamedTuple
+
+import torch
 
 from lambda_grpo_pl.rollout.responses import Tokenizer
 from lambda_grpo_pl.rollout.run_context import RunContext, SampledPolicy
@@ -15,6 +18,7 @@ from lambda_grpo_pl.sampling import (
     VllmSettings,
     check_sync,
     context_switch,
+    installed_vllm,
     plan_adapters,
     plan_probe,
     uses_vllm,
@@ -28,6 +32,17 @@ class SamplerPlacement(NamedTuple):
     """CPU threads; None: as many as this process has."""
     device: int | None
     """GPU, counted among the visible ones; None: this process's GPU."""
+
+
+class EngineInfo(NamedTuple):
+    """What samples, as far as it may change what is sampled."""
+
+    engine: str
+    """`vllm` or `transformers`."""
+    engine_version: str
+    """Version of that package."""
+    dtype: str
+    """Number format it computes in, such as `float32`."""
 
 
 class PolicySampler:
@@ -66,6 +81,13 @@ class PolicySampler:
     def has(self, version: int) -> bool:
         """Whether the sampler has this version of the weights."""
         return self._version == version
+
+    def describe(self, policy: SampledPolicy) -> EngineInfo:
+        """Return what samples on this machine; it need not have started."""
+        if uses_vllm(self.name):
+            return EngineInfo("vllm", installed_vllm() or "", _name_dtype(self._vllm.torch_dtype))
+        dtype = next(policy.model.parameters()).dtype
+        return EngineInfo("transformers", metadata.version("transformers"), _name_dtype(dtype))
 
     def start(self, policy: SampledPolicy) -> Sampler:
         """Build the sampler: in this process, or where `placement` says."""
@@ -133,6 +155,10 @@ class PolicySampler:
         released = self.release()
         if released is not None:
             released.close()
+
+
+def _name_dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def eos_token_ids(tokenizer: Tokenizer, causal_lm: Any) -> tuple[int, ...]:
