@@ -123,6 +123,12 @@ def test_equal_seeds_are_paired_without_a_note(run):
     assert as_json(report)["methods"][0]["seeds"] == (1, 2)
 
 
+def test_json_holds_no_infinity(run):
+    report = compare([run("a", "grpo", gsm8k=4), run("b", "dapo", gsm8k=4)])
+    json.dumps(as_json(report), allow_nan=False)
+    assert as_json(report)["differences"][0]["degrees_of_freedom"] is None
+
+
 def test_seeds_of_one_method_that_were_measured_differently_are_said(run):
     runs = [run("a1", "grpo", seed=1, gsm8k=4), run("a2", "grpo", seed=2, gsm8k=4, template="r1")]
     notes = compare([*runs, run("b", "dapo", gsm8k=4)]).notes

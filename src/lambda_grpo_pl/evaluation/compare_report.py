@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -99,6 +100,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "benchmark": each.benchmark,
                 **each.comparison._asdict(),
                 "difference": each.comparison.difference._asdict(),
+                "degrees_of_freedom": _finite(each.comparison.degrees_of_freedom),
                 "p_holm": each.p_holm,
                 "holds": each.holds,
                 "p_equivalence": each.p_equivalence,
@@ -109,6 +111,11 @@ def as_json(report: Report) -> dict[str, Any]:
         "alpha": report.alpha,
         "margin": report.margin,
     }
+
+
+def _finite(value: float) -> float | None:
+    """Return a number that JSON can hold; infinitely many degrees of freedom become null."""
+    return value if math.isfinite(value) else None
 
 
 def _describe_tests(report: Report) -> str:

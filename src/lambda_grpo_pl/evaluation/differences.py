@@ -28,7 +28,7 @@ class Comparison(NamedTuple):
     standard_error: float
     """Unbiased standard error of the difference, over questions and seeds."""
     degrees_of_freedom: float
-    """Satterthwaite's, of the standard error."""
+    """Degrees of freedom of the standard error; infinite if it is 0."""
 
 
 def compare_averages(

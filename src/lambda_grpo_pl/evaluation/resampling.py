@@ -7,6 +7,7 @@ run that is drawn is drawn for all benchmarks at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,28 +92,28 @@ class Estimate:
         return np.concatenate([*questions, *seeds])
 
     def variance(self) -> tuple[float, float]:
-        """Return the unbiased variance of the estimate and its Satterthwaite degrees of freedom.
+        """Return the unbiased variance of the estimate and its degrees of freedom.
 
         Two-way random effects: the variance over questions and the variance over seeds both hold the residual's, so it
-        is subtracted once. Each part counts with its own degrees of freedom (Satterthwaite 1946).
+        is subtracted once. Within each, degrees of freedom are combined as Satterthwaite (1946) does. His rule is too
+        liberal between a few seeds and many questions, so these two count by their shares, which is conservative.
         """
-        parts: list[tuple[float, int]] = []
-        for values in self.per_question():
-            if values.size > 1:
-                parts.append((float(values.var(ddof=1)) / values.size / len(self.benchmarks) ** 2, values.size - 1))
-        questions = sum(part for part, _ in parts)
-        runs, seeds, residual = self.per_run(), 0.0, 0.0
-        for _, rows in self.arms:
-            num_seeds = rows.stop - rows.start
-            if num_seeds > 1:
-                parts.append((float(runs[rows].var(ddof=1)) / num_seeds, num_seeds - 1))
-                seeds += parts[-1][0]
-                residual += float(np.mean([_residual_variance(table[rows]) for table in self.benchmarks]))
-        residual /= len(self.benchmarks)  # like the others, the variance of a mean over benchmarks
-        total = max(questions + max(seeds - residual, 0.0), residual)
-        uncertainty = sum(part**2 / freedom for part, freedom in parts)
-        fewest = min((freedom for _, freedom in parts), default=1)
-        return total, max(total**2 / uncertainty, fewest) if uncertainty > 0 else fewest
+        questions = [
+            (float(values.var(ddof=1)) / values.size / len(self.benchmarks) ** 2, values.size - 1)
+            for values in self.per_question()
+            if values.size > 1
+        ]
+        arms = [rows for _, rows in self.arms if rows.stop - rows.start > 1]
+        runs = self.per_run()
+        seeds = [(float(runs[rows].var(ddof=1)) / runs[rows].size, runs[rows].size - 1) for rows in arms]
+        tables = [table[rows] for rows in arms for table in self.benchmarks]
+        residual = sum(map(_residual_variance, tables)) / len(self.benchmarks) ** 2
+        over_questions, question_freedom = _combine(questions)
+        over_seeds, seed_freedom = _combine(seeds)
+        total = max(over_questions + max(over_seeds - residual, 0.0), residual)
+        rest = max(total - over_seeds, 0.0)
+        uncertainty = over_seeds / seed_freedom + rest / question_freedom
+        return total, (over_seeds + rest) / uncertainty if uncertainty > 0 else math.inf
 
     def resample(self, num_resamples: int, seed: int) -> Floats:
         """Return `num_resamples` estimates, runs and questions drawn with replacement."""
@@ -146,6 +147,12 @@ def check_values(values: ArrayLike) -> Floats:
 def _num_runs(tables: Sequence[Floats]) -> int:
     (num_runs,) = {table.shape[0] for table in tables}
     return int(num_runs)
+
+
+def _combine(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """Return the sum of variances and its degrees of freedom by Satterthwaite; infinitely many for a variance of 0."""
+    total, uncertainty = sum(part for part, _ in parts), sum(part**2 / freedom for part, freedom in parts)
+    return total, total**2 / uncertainty if uncertainty > 0 else math.inf
 
 
 def _residual_variance(table: Floats) -> float:
