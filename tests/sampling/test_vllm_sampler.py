@@ -4,6 +4,7 @@ import copy
 import os
 import random
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from transformers import Qwen2Config
 
 import lambda_grpo_pl.sampling.vllm.sampler as vllm_sampler
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling import (
     AdapterPlan,
     SamplingSettings,
@@ -27,6 +29,7 @@ from lambda_grpo_pl.sampling import (
 )
 from lambda_grpo_pl.sampling.decoding import processed_logprobs
 from lambda_grpo_pl.sampling.vllm.compat import LAUNCH_VARIABLES
+from lambda_grpo_pl.sampling.vllm.engine import request_seeds
 from lambda_grpo_pl.sampling.vllm.lora import engine_arguments
 
 from .parts import EOS, PAD, VOCAB, check_groups_are_heard, check_stop_tokens_end_responses, random_prompts, tiny_policy
@@ -164,6 +167,64 @@ def test_a_seed_fixes_the_tokens_and_nothing_of_the_process_changes(engine, trai
     assert process_state() == before
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert first.ids.shape != other.ids.shape or not torch.equal(first.ids, other.ids)
+
+
+@pytest.mark.parametrize("each_request", [False, True], ids=["one seed", "a seed per request"])
+def test_samples_are_a_function_of_the_seed_alone(engine, trained, monkeypatch, each_request):
+    """On GPUs vLLM draws requests' seeds from numpy's generator unless each has one; here both ways run."""
+    monkeypatch.setattr(engine._engine, "seeds_each_request", each_request)
+    engine.sync(trained)
+    prompts, settings = random_prompts([3, 17, 3]), SamplingSettings(max_tokens=16, num_samples=3)
+    prompts.ids[2] = prompts.ids[0]
+    drawn = []
+    for global_seed in (0, 1):
+        numpy.random.seed(global_seed)
+        torch.manual_seed(global_seed)
+        drawn.append(engine.generate(prompts, settings, seed=5))
+    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
+    rows = [drawn[0].tokens(row) for row in (0, 1, 2, 6, 7, 8)]
+    assert len({tuple(row) for row in rows}) == 6  # members of a group, and of another group of the same prompt
+    assert engine.generate(prompts, settings, seed=6).tokens(0) != rows[0]
+
+
+def test_seeds_of_requests_leave_room_for_a_group():
+    seeds = request_seeds(7, 1000)
+    assert seeds == request_seeds(7, 1000)
+    assert seeds[:10] == request_seeds(7, 10)
+    assert seeds[0] != request_seeds(8, 1)[0]
+    assert 0 <= min(seeds) < max(seeds) < 2**62
+    assert min(b - a for a, b in pairwise(sorted(seeds))) > 10_000
+
+
+def test_a_prefix_cache_that_stays_is_an_error(engine, trained, monkeypatch):
+    engine.sync(trained)
+    monkeypatch.setattr(engine._engine._llm, "reset_prefix_cache", lambda: False)
+    with pytest.raises(RuntimeError, match="did not reset its prefix cache"):
+        engine.generate(random_prompts([3]), SamplingSettings(max_tokens=4), seed=0)
+
+
+def test_an_engine_that_sleeps_wakes_up_before_it_is_used(engine, trained, monkeypatch):
+    engine.sync(trained)
+    calls = []
+    monkeypatch.setattr(engine._engine, "_sleeps", True)
+    monkeypatch.setattr(engine._engine._llm, "sleep", lambda level: calls.append(f"sleep {level}"))
+    monkeypatch.setattr(engine._engine._llm, "wake_up", lambda: calls.append("wake up"))
+    uses = (
+        lambda: engine.sync(trained),
+        lambda: engine.probe(SEQUENCES),
+        lambda: engine.generate(random_prompts([3]), SamplingSettings(max_tokens=4), seed=0),
+    )
+    for use in uses:
+        engine.sleep()
+        engine.sleep()
+        use()
+        assert calls == ["sleep 1", "wake up"]
+        calls.clear()
+
+
+def test_sleep_without_a_gpu_is_refused():
+    with pytest.raises(UserError, match=r"rollout\.engine\.sleep is true, but there is no GPU"):
+        VllmSampler(tiny_policy(True).config, [EOS], PAD, VllmSettings(sleep=True))
 
 
 def test_groups_are_heard_as_they_end(engine, trained):

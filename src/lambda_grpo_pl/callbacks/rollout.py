@@ -99,6 +99,11 @@ class RolloutCallback(EngineOwner):
         self._log(pl_module, batch.sampled())
 
     @override
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
+        """Free the memory that only sampling needs (`rollout.engine.sleep`); the next use brings it back."""
+        engine(trainer).sampler.started.sleep()
+
+    @override
     def on_predict_batch_start(
         self,
         trainer: L.Trainer,
