@@ -8,7 +8,7 @@ import torch
 from transformers import PretrainedConfig
 
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.sampling import VllmSettings
+from lambda_grpo_pl.sampling import VllmSettings, runs_remote_code
 from lambda_grpo_pl.sampling.process.client import worker_environment
 from lambda_grpo_pl.sampling.vllm import launch
 from lambda_grpo_pl.sampling.vllm.compat import LAUNCH_VARIABLES, process_unchanged
@@ -124,3 +124,9 @@ def test_the_configurations_folder_keeps_its_name(monkeypatch, tmp_path):
     assert PretrainedConfig.from_pretrained(folder).architectures == ["Qwen2ForCausalLM"]
     config.vocab_size += 1
     assert launch.configuration_folder(config, "Qwen2ForCausalLM") != folder
+
+
+def test_remote_code_is_trusted_where_the_policy_runs_it():
+    remote = type("Remote", (torch.nn.Module,), {"__module__": "transformers_modules.org.model.modeling"})
+    assert runs_remote_code(remote())
+    assert not runs_remote_code(tiny_policy(tied=True))

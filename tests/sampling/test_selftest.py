@@ -94,6 +94,14 @@ def test_an_unsent_tensor_fails_even_where_its_gap_is_small():
         check_sync(engine, own_scorer(policy).probe, *LOW)
 
 
+def test_a_short_probe_says_nothing_about_windows():
+    """Early tokens of a few have little to attend to, so their gap is small whatever is stale."""
+    with pytest.raises(SyncError, match="computes this model differently"):
+        check_sync(Fixed([[0.0, 0.1, 0.5, 0.9]]), lambda _: [[0.0] * 4], [[0] * 5], 1e-3)
+    with pytest.raises(SyncError, match="computes this model differently"):
+        check_sync(Fixed([[0.5]]), lambda _: [[0.0]], [[0, 1]], 1e-3)
+
+
 class Fixed:
     """A sampler with given scores."""
 

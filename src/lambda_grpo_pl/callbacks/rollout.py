@@ -101,7 +101,7 @@ class RolloutCallback(EngineOwner):
     @override
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
         """Free the memory that only sampling needs (`rollout.engine.sleep`); the next use brings it back."""
-        engine(trainer).sampler.started.sleep()
+        engine(trainer).sampler.sleep()
 
     @override
     def on_predict_batch_start(

@@ -21,6 +21,7 @@ from lambda_grpo_pl.sampling import (
     installed_vllm,
     plan_adapters,
     plan_probe,
+    runs_remote_code,
     uses_vllm,
 )
 
@@ -99,6 +100,7 @@ class PolicySampler:
             engine=self._vllm,
             adapters=plan_adapters(policy.model) if self._vllm.lora_adapters else None,
             context_length=self._run.context_length,
+            trust_remote_code=runs_remote_code(policy.causal_lm),
         )
         return builder.build() if self.placement is None else SamplerProcess(builder, *self.placement)
 
@@ -144,6 +146,11 @@ class PolicySampler:
     def _longest_probe(self, config: Any) -> int:
         positions = getattr(config, "max_position_embeddings", None) or DEFAULT_CONTEXT
         return self._vllm.context_length(self._run.context_length, positions) - 1
+
+    def sleep(self) -> None:
+        """Free memory that only sampling needs, until the sampler is used again."""
+        if self._sampler is not None:
+            self._sampler.sleep()
 
     def release(self) -> Sampler | None:
         """Return the sampler without closing it, for another run; this object has none afterwards."""

@@ -2,7 +2,7 @@
 
 from lambda_grpo_pl.sampling.adapters import AdapterPlan, plan_adapters
 from lambda_grpo_pl.sampling.context import check_context
-from lambda_grpo_pl.sampling.factory import SamplerBuilder, SamplerName, uses_vllm
+from lambda_grpo_pl.sampling.factory import SamplerBuilder, SamplerName, runs_remote_code, uses_vllm
 from lambda_grpo_pl.sampling.process.client import SamplerProcess
 from lambda_grpo_pl.sampling.protocol import OnGroup, ReceivingSampler, Sampler, SyncReport
 from lambda_grpo_pl.sampling.selftest import (
@@ -45,5 +45,6 @@ __all__ = [
     "policy_weights",
     "probe_sequences",
     "require_vllm",
+    "runs_remote_code",
     "uses_vllm",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
 from transformers import PretrainedConfig
 
 from lambda_grpo_pl.sampling.adapters import AdapterPlan
@@ -24,6 +25,11 @@ def uses_vllm(name: SamplerName) -> bool:
         return False
     require_vllm(version)
     return True
+
+
+def runs_remote_code(model: nn.Module) -> bool:
+    """Return whether `model` came with its own code, which the user has allowed (`model.policy.trust_remote_code`)."""
+    return type(model).__module__.startswith("transformers_modules.")
 
 
 @dataclass(kw_only=True)
@@ -48,7 +54,7 @@ class SamplerBuilder:
     context_length: int | None = None
     """Longest prompt plus response (`check_context`), for `rollout.engine.max_model_len: null`; read by vLLM only."""
     trust_remote_code: bool = False
-    """Let the engine run model code that comes with the checkpoint, as `model.policy.trust_remote_code`."""
+    """Let the engine run model code that comes with the checkpoint (`runs_remote_code`)."""
 
     @property
     def merges_adapters(self) -> bool:

@@ -189,8 +189,9 @@ def _diagnosis(sampler: Sampler, gaps: list[list[float]], gap: str) -> str:
             f"{names}. Set rollout.sampler to transformers."
         )
     longest = max(gaps, key=len)
-    early, late = fmean(longest[: len(longest) // 4]), fmean(longest[-(len(longest) // 4) :])
-    if late > 3 * early:
+    quarter = max(1, len(longest) // 4)
+    early, late = fmean(longest[:quarter]), fmean(longest[-quarter:])
+    if len(longest) >= 2 * PROBE_LENGTH and late > 3 * early:
         return (
             f"{head} All {len(report.sent)} tensors were sent, and the gap grows with the position in the text (from "
             f"{early:.2g} to {late:.2g} nats): the sampler computes sliding windows or rotary embeddings differently. "

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import revert_weight_conversion
 
-_EXPERTS = ".experts."
+EXPERTS = ".experts."
+"""Part of the names of an expert's tensors."""
 
 
 class CheckpointFormat:
@@ -46,15 +47,13 @@ class CheckpointFormat:
 
 
 def missing_names(engine: Collection[str], sent: Collection[str]) -> list[str]:
-    """Return the names of `engine` (from `checkpoint_names`) for which none of the checkpoint's `sent` names stands.
+    """Return the names of `engine` (from `checkpoint_names`) that are not among the checkpoint's names `sent`.
 
     An engine stacks the experts of a layer: its tensor counts as sent if any expert of that layer was.
     """
-    stacked = {name.partition(_EXPERTS)[0] for name in sent if _EXPERTS in name}
+    stacked = {name.partition(EXPERTS)[0] for name in sent if EXPERTS in name}
     return [
-        name
-        for name in engine
-        if name not in sent and not (_EXPERTS in name and name.partition(_EXPERTS)[0] in stacked)
+        name for name in engine if name not in sent and not (EXPERTS in name and name.partition(EXPERTS)[0] in stacked)
     ]
 
 
@@ -65,22 +64,6 @@ def own_names(model: nn.Module) -> Any:
     """
     mapper: Any = getattr(model, "hf_to_vllm_mapper", None)
     return mapper and replace(mapper, **{"orig_to_new_stacked": {}} if hasattr(mapper, "orig_to_new_stacked") else {})
-
-
-def is_expert(name: str) -> bool:
-    """Return whether a tensor belongs to an expert of a mixture, by its checkpoint's name."""
-    return _EXPERTS in name
-
-
-def prepack_experts(model: nn.Module) -> None:
-    """Bring reloaded experts into the layout that vLLM's CPU kernels read.
-
-    vLLM 0.32 does so when it loads a model, but not when it reloads one. Call it once after each reload of experts.
-    """
-    for layer in model.modules():
-        kernel: Any = getattr(getattr(layer, "quant_method", None), "moe_kernel", None)
-        if kernel is not None and hasattr(layer, "w13_weight"):
-            kernel.fused_experts.process_weights_after_loading(layer)
 
 
 def checkpoint_names(model: nn.Module) -> list[str]:

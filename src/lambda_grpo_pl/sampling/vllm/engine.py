@@ -21,13 +21,12 @@ from lambda_grpo_pl.sampling.vllm import lora
 from lambda_grpo_pl.sampling.vllm.checkpoint import (
     CheckpointFormat,
     checkpoint_names,
-    is_expert,
     missing_names,
     own_names,
-    prepack_experts,
 )
 from lambda_grpo_pl.sampling.vllm.compat import import_vllm, installed_vllm, preserved_torch_rng, process_unchanged
 from lambda_grpo_pl.sampling.vllm.launch import configuration_folder, executor_backend
+from lambda_grpo_pl.sampling.vllm.reload import reload_weights
 from lambda_grpo_pl.sampling.vllm.settings import VllmSettings
 from lambda_grpo_pl.sampling_settings import SamplingSettings
 
@@ -96,7 +95,7 @@ class VllmEngine:
         adapter: dict[str, Tensor] = {}
         base = self._format.convert(_without_adapters(weights, adapter))
         for first in base:  # reloading an empty iterator would still drop the adapter
-            self._reload(chain([first], base))
+            reload_weights(self._llm, chain([first], base), self._format.model_type)
         if adapter:
             lora.load_adapter(self._llm, adapter)
             self._adapter = lora.request()
@@ -182,24 +181,6 @@ class VllmEngine:
         if not self._awake:
             self._llm.wake_up()
             self._awake = True
-
-    def _reload(self, weights: Iterator[tuple[str, Tensor]]) -> None:
-        experts: list[str] = []
-
-        def noted() -> Iterator[tuple[str, Tensor]]:
-            for name, weight in weights:
-                experts.extend([name] * is_expert(name))
-                yield name, weight
-
-        try:
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": noted()})
-            if experts and not torch.cuda.is_available():
-                self._llm.apply_model(prepack_experts)
-        except (AttributeError, ValueError, KeyError) as error:
-            raise UserError(
-                f"vLLM {installed_vllm()} cannot reload the weights of {self._format.model_type} models in place "
-                f"({error}): set rollout.sampler to transformers."
-            ) from error
 
     def _run(self, prompts: Sequence[list[int]], params: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """Yield (prompt's number, vLLM's result) in the order in which requests end."""
