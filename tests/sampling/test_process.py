@@ -170,12 +170,13 @@ def test_it_ends_with_a_trainer_that_is_killed():
 
 @pytest.mark.parametrize(
     ("visible", "device", "expected"),
-    [(None, None, "1"), (None, 0, "0"), ("4,6", None, "6"), ("4,6", 0, "4"), ("GPU-a,GPU-b", 1, "GPU-b")],
+    [(None, None, "1"), (None, 0, "1"), ("4,6", None, "6"), ("4,6", 0, "6"), ("GPU-a,GPU-b", 0, "GPU-b")],
 )
 def test_its_gpu_is_counted_among_the_trainers(monkeypatch, visible, device, expected):
-    """The trainer's rank sees two GPUs and uses the second; launch variables stay behind."""
+    """The second rank sees two GPUs and uses the second, and so does its sampler; launch variables stay behind."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("LOCAL_RANK", "1")
     if visible is not None:
