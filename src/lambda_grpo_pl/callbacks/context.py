@@ -80,6 +80,11 @@ class PreferenceConfigView(Protocol):
         ...
 
     @property
+    def lr(self) -> float:
+        """Learning rate of λ."""
+        ...
+
+    @property
     def learn(self) -> str:
         """How λ learns; `fixed` if it does not."""
         ...
@@ -122,8 +127,32 @@ class UpdatesView(Protocol):
         ...
 
 
+class OptimizerView(Protocol):
+    """`model.optimizer`."""
+
+    @property
+    def lr(self) -> float:
+        """Learning rate after the warm-up."""
+        ...
+
+    @property
+    def warmup_steps(self) -> int:
+        """Updates over which the learning rate rises."""
+        ...
+
+    @property
+    def schedule(self) -> str:
+        """How the learning rate falls afterwards."""
+        ...
+
+
 class PolicyConfigView(Protocol):
     """`model.policy`."""
+
+    @property
+    def revision(self) -> str | None:
+        """Branch, tag or commit on the hub."""
+        ...
 
     @property
     def path(self) -> str:
@@ -152,6 +181,11 @@ class TrainedModule(Protocol):
     @property
     def objective(self) -> ObjectiveView:
         """What is trained."""
+        ...
+
+    @property
+    def optimizer_config(self) -> OptimizerView:
+        """The policy's optimizer."""
         ...
 
     @property

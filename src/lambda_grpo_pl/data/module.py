@@ -98,6 +98,12 @@ class PromptDataModule(L.LightningDataModule):
         """Name of each validation set, in the order of the data loaders."""
         return [source.name for source in self.val_sources]
 
+    @property
+    def num_train_prompts(self) -> int | None:
+        """Number of training prompts, after `setup`; None if they are streamed."""
+        stream = self._streams["train"]
+        return len(stream.rows) if isinstance(stream, PromptTable) else None
+
     def setup(self, stage: str) -> None:
         """Read what `stage` needs, once. Raises `ValueError` for a source that can't be read (see `PromptReader`)."""
         if stage == "fit" and not self._streams:

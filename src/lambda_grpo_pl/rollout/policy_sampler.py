@@ -52,6 +52,7 @@ class PolicySampler:
     Attributes:
         name: Which sampler starts.
         placement: Set before the first sync to start it in a separate process; None for this process.
+        vllm: How vLLM's engine is built, if it samples.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class PolicySampler:
         """Keep the settings; a `sampler` given here is used instead of starting one."""
         self.name = name
         self.placement: SamplerPlacement | None = None
-        self._run, self._vllm, self._sampler = run, vllm, sampler
+        self._run, self.vllm, self._sampler = run, vllm, sampler
         self._version: int | None = None
 
     @property
@@ -86,7 +87,7 @@ class PolicySampler:
     def describe(self, policy: SampledPolicy) -> EngineInfo:
         """Return what samples on this machine; it need not have started."""
         if uses_vllm(self.name):
-            return EngineInfo("vllm", installed_vllm() or "", _name_dtype(self._vllm.torch_dtype))
+            return EngineInfo("vllm", installed_vllm() or "", _name_dtype(self.vllm.torch_dtype))
         dtype = next(policy.model.parameters()).dtype
         return EngineInfo("transformers", metadata.version("transformers"), _name_dtype(dtype))
 
@@ -97,8 +98,8 @@ class PolicySampler:
             config=policy.causal_lm.config,
             eos_token_ids=eos_token_ids(self._run.tokenizer, policy.causal_lm),
             pad_token_id=self._run.tokenizer.pad_token_id,
-            engine=self._vllm,
-            adapters=plan_adapters(policy.model) if self._vllm.lora_adapters else None,
+            engine=self.vllm,
+            adapters=plan_adapters(policy.model) if self.vllm.lora_adapters else None,
             context_length=self._run.context_length,
             trust_remote_code=runs_remote_code(policy.causal_lm),
         )
@@ -135,7 +136,7 @@ class PolicySampler:
         config, trainer_dtype = policy.causal_lm.config, self._run.trainer_dtype
         probe = plan_probe(
             vocab_size=len(self._run.tokenizer),
-            engine_dtype=self._vllm.torch_dtype if uses_vllm(self.name) else trainer_dtype,
+            engine_dtype=self.vllm.torch_dtype if uses_vllm(self.name) else trainer_dtype,
             trainer_dtype=trainer_dtype,
             max_length=self._longest_probe(config),
             window=context_switch(config) if self._version is None else None,  # a window's effect never changes
@@ -145,7 +146,7 @@ class PolicySampler:
 
     def _longest_probe(self, config: Any) -> int:
         positions = getattr(config, "max_position_embeddings", None) or DEFAULT_CONTEXT
-        return self._vllm.context_length(self._run.context_length, positions) - 1
+        return self.vllm.context_length(self._run.context_length, positions) - 1
 
     def sleep(self) -> None:
         """Free memory that only sampling needs, until the sampler is used again."""
