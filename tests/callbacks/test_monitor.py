@@ -1,11 +1,13 @@
-"""The curve of f against length, and the picture of a run."""
+"""The curve of f against length, and the registry of metrics."""
 
 from pathlib import Path
 
+import pytest
 import torch
 
-from lambda_grpo_pl.callbacks.figure import draw_run
-from lambda_grpo_pl.callbacks.monitor import PANELS, curve_of
+from lambda_grpo_pl.callbacks.loggers import read_rows, rows_before, write_rows
+from lambda_grpo_pl.callbacks.metric_names import METRICS, find_metric, labels, sections, titles
+from lambda_grpo_pl.callbacks.monitor import curve_of
 
 
 def test_the_curve_bins_responses_by_length_relative_to_their_group() -> None:
@@ -19,11 +21,38 @@ def test_more_bins_than_responses_leave_no_empty_bin() -> None:
     assert len(curve_of(torch.tensor([[1, 2]]), torch.ones(1, 2), 12)) == 2
 
 
-def test_a_metric_stands_in_one_panel_only() -> None:
-    names = [name for panel in PANELS.values() for name in panel]
-    assert len(names) == len(set(names))
+def test_sections_hold_every_metric_once_and_come_in_order() -> None:
+    grouped = sections()
+    assert sorted(name for names in grouped.values() for name in names) == sorted(METRICS)
+    assert list(grouped) == sorted(grouped)
+    assert grouped["1 learning"][0] == "reward/mean"
 
 
-def test_the_picture_is_written_even_for_a_run_without_updates(tmp_path: Path) -> None:
-    draw_run({}, [], tmp_path / "run.png")
-    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+def test_what_the_bar_and_the_picture_show() -> None:
+    assert labels() == {
+        "reward/mean": "reward",
+        "reward/accuracy": "accuracy",
+        "response/length": "length",
+        "preference/lambda": "λ",
+        "train/tokens_per_second": "tokens/s",
+    }
+    assert list(titles()) == ["reward/mean", "reward/accuracy", "response/length", "preference/lambda"]
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"), [("reward/mean", "reward/mean"), ("reward/math", "reward/*"), ("val/gsm8k/accuracy", "val/*")]
+)
+def test_an_exact_name_comes_before_a_pattern(name: str, entry: str) -> None:
+    assert find_metric(name) is METRICS[entry]
+
+
+def test_an_unknown_name_has_no_entry() -> None:
+    assert find_metric("policy/unknown") is None
+
+
+def test_rows_of_later_updates_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "curve.csv"
+    assert read_rows(path) == []
+    write_rows(path, ["update", "f"], [{"update": update, "f": 0.5} for update in (1, 2.0, 3)])
+    assert [row["update"] for row in rows_before(path, 3)] == ["1", "2.0"]
+    assert not list(tmp_path.glob("*.partial"))

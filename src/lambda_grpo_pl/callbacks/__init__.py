@@ -5,6 +5,7 @@ from lambda_grpo_pl.callbacks.completions import CompletionsTable
 from lambda_grpo_pl.callbacks.evaluation import BenchmarkEvaluation
 from lambda_grpo_pl.callbacks.evaluation_settings import EvaluationSettings
 from lambda_grpo_pl.callbacks.export import HuggingFaceExport
+from lambda_grpo_pl.callbacks.loggers import RunCSVLogger, RunWandbLogger
 from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
 from lambda_grpo_pl.callbacks.one_step_off import OneStepOff
 from lambda_grpo_pl.callbacks.order import check_order, default_callbacks
@@ -13,6 +14,7 @@ from lambda_grpo_pl.callbacks.progress import RolloutProgressBar
 from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
+from lambda_grpo_pl.callbacks.run_config import RunConfig
 from lambda_grpo_pl.callbacks.startup import StartupPlan
 from lambda_grpo_pl.callbacks.summary import RunSummary
 from lambda_grpo_pl.callbacks.timing import PhaseTimer
@@ -32,7 +34,10 @@ __all__ = [
     "RewardCallback",
     "RolloutCallback",
     "RolloutProgressBar",
+    "RunCSVLogger",
+    "RunConfig",
     "RunSummary",
+    "RunWandbLogger",
     "StartupPlan",
     "check_order",
     "default_callbacks",

@@ -22,6 +22,7 @@ from typing_extensions import override
 from lambda_grpo_pl.builtin.base_model import resolve_model_path
 from lambda_grpo_pl.callbacks.one_step_off import check_correction
 from lambda_grpo_pl.callbacks.order import SECTIONS
+from lambda_grpo_pl.callbacks.run_config import RunConfig
 from lambda_grpo_pl.cli.checks import check_plan, check_shares
 from lambda_grpo_pl.cli.resume import check_checkpoint_path, choose_checkpoint
 from lambda_grpo_pl.data.module import PromptDataModule
@@ -123,6 +124,7 @@ def build(args: ArgsType = None, run: bool = True) -> LambdaGRPOCLI:
         args=args,
         run=run,
         seed_everything_default=0,
+        save_config_callback=RunConfig,
         save_config_kwargs={"overwrite": True},
         parser_class=Parser,
         parser_kwargs={"parser_mode": "omegaconf+"},  # resolves ${section.key} after overlays and arguments

@@ -1,0 +1,242 @@
+"""Loggers whose files belong to one training run: a resumed fit continues them, and validate, test and predict do not
+touch them.
+"""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import wandb
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
+
+from lambda_grpo_pl.callbacks.metric_names import AXIS
+
+
+class RunDescription(NamedTuple):
+    """What a tracking service shows beside the metrics of a run."""
+
+    name: str
+    """Method, model and seed."""
+    group: str
+    """Method and model: runs that differ in their seed only share it."""
+    tags: tuple[str, ...]
+    """Method and model, to filter by."""
+    config: Mapping[str, Any]
+    """The resolved configuration, nested."""
+    resumed: bool
+    """Whether the fit continues from a checkpoint."""
+
+
+@runtime_checkable
+class RunLogger(Protocol):
+    """A logger that writes nothing before its run starts; `PreferenceMonitor` starts it when a fit does."""
+
+    def start_run(self, run: RunDescription) -> None:
+        """Begin or continue the run's files. Called on the first rank only."""
+        ...
+
+
+class RunCSVLogger(CSVLogger):
+    """Writes `<save_dir>/<name>/metrics.csv`, one row per logged step, each on disk at once.
+
+    A new fit replaces the file. A resumed one continues it: rows of updates that are trained again are dropped, so
+    every update appears once.
+    """
+
+    def __init__(self, save_dir: str, name: str = "csv") -> None:
+        """Keep the settings.
+
+        Args:
+            save_dir: Folder of the run.
+            name: Folder below it.
+        """
+        super().__init__(save_dir, name=name, version="")
+
+    @property
+    @override
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The file; None while no fit is running."""
+        return self._experiment
+
+    def start_run(self, run: RunDescription) -> None:
+        """Open the file, and empty it unless the run is resumed."""
+        self._experiment: Any = MetricsFile(Path(self.log_dir) / "metrics.csv", run.resumed)
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+        """Write a row."""
+        if self._experiment is not None:
+            self._experiment.log_metrics(metrics, step)
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Write nothing: the configuration is in config.yaml."""
+
+    @override
+    def save(self) -> None:
+        """Every row is on disk already."""
+
+    @override
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Close the file."""
+        self._experiment = None
+
+
+class MetricsFile:
+    """A table of metrics as CSV. Rows without an `update` belong to the last update that was named."""
+
+    def __init__(self, path: Path, resumed: bool) -> None:
+        self.path = path
+        self._columns: list[str] = []
+        self._update = 0
+        self._is_continued = resumed and path.is_file()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._is_continued:
+            path.unlink(missing_ok=True)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Append a row."""
+        self._update = int(metrics.get(AXIS, self._update))
+        if self._is_continued and AXIS in metrics:
+            self._is_continued = False
+            self._write(rows_before(self.path, self._update))
+        row = {**metrics, AXIS: self._update} | ({} if step is None else {"step": step})
+        if set(row) <= set(self._columns):
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+        else:
+            self._write([*read_rows(self.path), row])
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        names = {name for row in rows for name in row} - {AXIS}
+        self._columns = [AXIS, *sorted(names)]
+        write_rows(self.path, self._columns, rows)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a CSV file with a header, as text; none if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def rows_before(path: Path, update: int) -> list[dict[str, Any]]:
+    """Return the rows whose `update` is below `update`: what remains when training continues there."""
+    return [row for row in read_rows(path) if float(row[AXIS]) < update]
+
+
+def write_rows(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    """Replace a CSV file in one step, so that an interruption leaves the old file or the new one."""
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
+
+
+class RunWandbLogger(WandbLogger):
+    """Weights & Biases with the run's configuration, name, group and tags, and `update` as the x axis of every chart.
+
+    A resumed fit continues the same W&B run: its id is kept in `<save_dir>/wandb/run-id`. The dashboard's layout is a
+    view that `lambda_grpo_pl.callbacks.wandb_view` creates, once per project; `<save_dir>/wandb/upload.sh` uploads an
+    offline run and creates the view.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        project: str = "lambda-grpo",
+        entity: str | None = None,
+        offline: bool = True,
+        name: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+    ) -> None:
+        """Keep the settings.
+
+        Args:
+            save_dir: Folder of the run.
+            project: W&B project.
+            entity: W&B user or team; null: your default.
+            offline: Write to disk only; `wandb sync` uploads it later.
+            name: Name of the run; null: method, model and seed.
+            group: Runs that are averaged in charts; null: method and model.
+            tags: Further tags, besides method and model.
+        """
+        super().__init__(save_dir=save_dir, project=project, offline=offline)
+        self.folder, self.project, self.entity = Path(save_dir), project, entity
+        self.run_name, self.group, self.tags = name, group, tuple(tags or ())
+        self.is_offline = offline
+
+    @property
+    @override
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The W&B run; None while no fit is running."""
+        return self._experiment
+
+    def start_run(self, run: RunDescription) -> None:
+        """Start the W&B run, or continue that of the checkpoint."""
+        id_file = self.folder / "wandb" / "run-id"
+        id_file.parent.mkdir(parents=True, exist_ok=True)
+        known = id_file.read_text(encoding="utf-8") if run.resumed and id_file.is_file() else None
+        self._experiment: Any = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            dir=str(self.folder),
+            id=known,
+            resume="allow",
+            name=self.run_name or run.name,
+            group=self.group or run.group,
+            tags=[*run.tags, *self.tags],
+            config=dict(run.config),
+            mode="offline" if self.is_offline else None,
+            reinit="create_new",
+        )
+        id_file.write_text(self._experiment.id, encoding="utf-8")
+        self._experiment.define_metric(AXIS)
+        self._experiment.define_metric("*", step_metric=AXIS, step_sync=True)
+        if not run.resumed:
+            self._experiment.log({AXIS: 0.0}, commit=False)  # the base model's evaluation comes before any update
+        self._write_upload_script()
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Send a step's metrics, if a fit is running."""
+        if self._experiment is not None:
+            super().log_metrics(metrics, step)
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Send nothing: the run has the whole configuration."""
+
+    @override
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Finish the W&B run, so that its file is complete."""
+        if self._experiment is not None:
+            self._experiment.finish(exit_code=0 if status == "success" else 1)
+            self._experiment = None
+
+    def _write_upload_script(self) -> None:
+        folders = sorted((self.folder.resolve() / "wandb").glob(f"offline-run-*-{self._experiment.id}"))
+        place = f"{self.entity}/{self.project}" if self.entity else self.project
+        lines = ["#!/bin/sh", "# Uploads this run to Weights & Biases and creates the project's dashboard view."]
+        lines += [shlex.join(["wandb", "sync", *map(str, folders)])] if folders else []  # an online run has none
+        lines += [f"python -m lambda_grpo_pl.callbacks.wandb_view {shlex.quote(place)}"]
+        (self.folder / "wandb" / "upload.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")
