@@ -6,14 +6,9 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
+from typing_extensions import override
 
-SHOWN = {
-    "reward/mean": "reward",
-    "reward/accuracy": "accuracy",
-    "response/length": "length",
-    "preference/lambda": "λ",
-    "train/tokens_per_second": "tokens/s",
-}
+from lambda_grpo_pl.callbacks.metric_names import labels
 
 
 class RolloutProgressBar(RichProgressBar):
@@ -22,10 +17,15 @@ class RolloutProgressBar(RichProgressBar):
     def __init__(self) -> None:
         super().__init__(refresh_rate=1)
 
+    @override
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """The metrics behind the bar, as of the last step."""
-        known = trainer.callback_metrics
-        return {label: round(float(known[name]), 4) for name, label in SHOWN.items() if name in known}
+        """Return the metrics at the end of the bar, as of the last step."""
+        logged = trainer.callback_metrics
+        return {label: round(float(logged[name]), 4) for name, label in labels().items() if name in logged}
 
-    def _get_train_description(self, current_epoch: int) -> str:
-        return "training"
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the bar, and call it what it is: a run has no epochs."""
+        super().on_train_epoch_start(trainer, pl_module)
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            self.progress.update(self.train_progress_bar_id, description="training")

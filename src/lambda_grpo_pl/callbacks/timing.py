@@ -9,6 +9,9 @@ from typing import Any
 
 import lightning as L
 import torch
+from typing_extensions import override
+
+from lambda_grpo_pl.batch import RolloutBatch
 
 
 @contextmanager
@@ -16,44 +19,45 @@ def timed(module: L.LightningModule, phase: str) -> Iterator[None]:
     """Log the wall time (seconds) of a phase of the training step as `time/<phase>`."""
     start = time.perf_counter()
     yield
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    module.log(f"time/{phase}", time.perf_counter() - start)
+    module.log(f"time/{phase}", _now() - start)
 
 
 class PhaseTimer(L.Callback):
-    """Logs `time/train`, `time/step` and `train/tokens_per_second`; keep it after whoever samples and scores.
+    """Logs `time/train`, `time/step` and `train/tokens_per_second`; list it after the callbacks that sample and score.
 
-    Attributes:
-        totals: seconds of each phase since the fit began, for whoever sums up the run.
+    A step begins where the last one ended, so that evaluations in between count as part of it.
     """
 
     def __init__(self) -> None:
-        self.totals: dict[str, float] = {}
         self._step_start = self._train_start = 0.0
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Begin the first step."""
         self._step_start = time.perf_counter()
 
+    @override
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """The rollout is there: the rest of the step is training."""
+        """Begin the training phase: the rollout is complete."""
         self._train_start = time.perf_counter()
 
+    @override
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """Log the step's times."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
+        now = _now()
         pl_module.log("time/train", now - self._train_start)
         pl_module.log("time/step", now - self._step_start)
         tokens = int(batch.sampled().lengths.sum()) * trainer.world_size
         pl_module.log("train/tokens_per_second", tokens / (now - self._step_start))
-        for name, value in trainer.callback_metrics.items():
-            if name.startswith("time/"):
-                self.totals[name] = self.totals.get(name, 0.0) + float(value)
         self._step_start = now
+
+
+def _now() -> float:
+    """Return the time after the GPU has done what was asked of it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
