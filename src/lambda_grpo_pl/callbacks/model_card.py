@@ -1,0 +1,68 @@
+"""The README.md of an exported policy: how it was trained, on what, and how it scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+
+from lambda_grpo_pl.callbacks.context import datamodule, engine, trained
+from lambda_grpo_pl.callbacks.summary import format_score, read_scores
+from lambda_grpo_pl.evaluation.identity import method_name
+
+
+def write_model_card(folder: Path, trainer: L.Trainer, pl_module: L.LightningModule, is_adapter: bool) -> None:
+    """Write `<folder>/README.md`, with the scores of the latest evaluation in the run's folder, if there is one."""
+    module, data = trained(pl_module), datamodule(trainer)
+    preference, path = module.preference.config, module.policy_config.path
+    method = method_name(preference.family, preference.learn, preference.contextual)
+    is_local = Path(path).is_dir()
+    base = Path(path).name if is_local else path
+    facts = {
+        "Base model": base,
+        "Method": f"{method} (length preference {preference.family}, λ {preference.learn})",
+        "Final λ": f"{float(trainer.callback_metrics['preference/lambda']):+.4f}",
+        "Policy updates": str(trainer.global_step),
+        "Training prompts": f"{data.train_source.name}, template {data.train_source.default_template!r}",
+        "Rewards": " + ".join(f"{spec.weight:g} × {spec.label}" for spec in engine(trainer).suites.training.specs),
+        "Responses": f"{engine(trainer).sampling.num_samples} per prompt, {data.batch_size} prompts per rollout",
+        "Seed": str(data.seed),
+    }
+    lines = [
+        "---",
+        f"library_name: {'peft' if is_adapter else 'transformers'}",
+        *([] if is_local else [f"base_model: {base}"]),
+        "pipeline_tag: text-generation",
+        f"tags: [lambda-grpo, {method}{', lora' if is_adapter else ''}]",
+        "---",
+        "",
+        f"# {base}, trained with {method}",
+        "",
+        f"{'LoRA adapter' if is_adapter else 'Policy'} trained by reinforcement learning with lambda-grpo-pl.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in facts.items()),
+        *_scores(Path(trainer.default_root_dir) / "evaluation", trainer.global_step),
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _scores(folder: Path, update: int) -> list[str]:
+    """A table of the evaluation of this update, or of the latest one before it."""
+    files = {int(file.parent.name.removeprefix("step-")): file for file in folder.glob("step-*/scores.json")}
+    measured = max((step for step in files if step <= update), default=None)
+    if measured is None:
+        return ["", "The policy was not evaluated."]
+    of = "this policy" if measured == update else f"update {measured}, not of the final policy"
+    rows = [
+        "",
+        f"Scores of {of}, with 95 % intervals over questions:",
+        "",
+        "| set | questions | score |",
+        "|---|--:|--:|",
+    ]
+    return rows + [
+        f"| {name} | {score['questions']:.0f} | {format_score(score)} |"
+        for name, score in read_scores(files[measured]).items()
+    ]
