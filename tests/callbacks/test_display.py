@@ -50,11 +50,11 @@ def test_the_best_and_the_worst_response_are_shown_and_equal_ones_once() -> None
 
 
 def test_the_terminal_shows_a_prompt_once_and_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [ShownResponse("Ask [b]me[/b]", text, "[7]", 1.0, 3) for text in ("[red]x", "y")]
+    rows = [ShownResponse("Ask [b]me[/b]", text, "[7]", 1.0, 3) for text in (r"[red]x \[z\]", "y")]
     Console(width=120).print(completions._terminal_table(rows, "title"))
     shown = capsys.readouterr().out
     assert shown.count("Ask [b]me[/b]") == 1
-    assert "[red]x" in shown
+    assert r"[red]x \[z\]" in shown
     assert shown.count("[7]") == 2
 
 
@@ -106,12 +106,13 @@ def test_the_bar_shows_registered_metrics_and_counts_no_epochs() -> None:
     trainer: Any = SimpleNamespace(callback_metrics={"reward/mean": torch.tensor(0.123456), "policy/entropy": 1.0})
     assert bar.get_metrics(trainer, None) == {"reward": 0.1235}  # type: ignore[arg-type]
     updates: list[tuple[int, str]] = []
-    bar._trainer = SimpleNamespace(max_epochs=-1, fit_loop=SimpleNamespace(max_batches=5), current_epoch=0)
+    bar._trainer = SimpleNamespace(max_epochs=-1, max_steps=5, global_step=0, num_training_batches=9)  # type: ignore[assignment]
     bar.progress = SimpleNamespace(  # type: ignore[assignment]
         add_task=lambda *arguments, **settings: 3,
         update=lambda task, description: updates.append((task, description)),
         reset=lambda *arguments, **settings: None,
         refresh=lambda: None,
+        soft_refresh=lambda: None,
     )
     bar.train_progress_bar_id = 3  # type: ignore[assignment]
     bar._leave = False

@@ -44,7 +44,7 @@ def _read(file: Path) -> OfflineRun:
             run = record.run
         elif kind == "history":
             items = record.history.item
-            history.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+            history.append({item.key or item.nested_key[0]: json.loads(item.value_json) for item in items})
         elif kind == "metric" and record.metric.step_metric:
             axes[record.metric.name or record.metric.glob_name] = record.metric.step_metric
     config = {item.key: json.loads(item.value_json) for item in run.config.update}

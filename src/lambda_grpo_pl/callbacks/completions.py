@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
@@ -76,11 +77,7 @@ def _terminal_table(rows: list[ShownResponse], title: str) -> Table:
         if row.prompt != shown:
             shown = row.prompt
             table.add_section()
-            table.add_row(f"[bold]prompt[/bold] {_plain(shown)}")
-        table.add_row(_plain(row.completion), _plain(row.answer), str(row.reward), str(row.tokens))
+            table.add_row(Text.assemble(("prompt: ", "bold"), shown))
+        # As `Text`, so that rich does not read brackets in a model's text as markup.
+        table.add_row(Text(row.completion), Text(row.answer), str(row.reward), str(row.tokens))
     return table
-
-
-def _plain(text: str) -> str:
-    """Keep rich from reading brackets in a model's text as markup."""
-    return text.replace("[", r"\[")
