@@ -152,7 +152,7 @@ def share_of_ones(completion: str, example: object) -> float:
 def test_the_average_takes_each_sets_own_headline(
     policy: Path, gsm8k: PromptSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tides = Benchmark(name="tides", hub_id="me/tides", reward=f"{__name__}.share_of_ones", metric="score")
+    tides = Benchmark(name="tides", path="me/tides", reward=f"{__name__}.share_of_ones", metric="score")
     monkeypatch.setitem(BENCHMARKS, "tides", tides)
     graded = PromptSource(benchmark="tides", path=str(write_questions(tmp_path / "tides.jsonl", 4)))
     sampler = KnownAnswers(lambda each, g: "1000" if each["benchmark"] == "tides" else f"####{each['answer']}")

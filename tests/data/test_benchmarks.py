@@ -9,7 +9,10 @@ import pytest
 from datasets import Dataset
 from pyarrow import parquet
 
-from lambda_grpo_pl.data.benchmarks import BENCHMARKS, MATH8, SUITES, Benchmark, find_benchmarks, load_benchmark
+from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
+from lambda_grpo_pl.data.benchmarks import BENCHMARKS, MATH8, SUITES, Benchmark, find_benchmarks
+from lambda_grpo_pl.data.prompts import PromptReader, PromptRules
+from lambda_grpo_pl.data.sources import PromptSource
 from lambda_grpo_pl.data.templates import TEMPLATES
 
 DATA = Path(__file__).parents[1] / "data" / "benchmarks"
@@ -35,6 +38,19 @@ HUB_ROWS = {
     "xsum": ({"document": "It rained all day.", "summary": "Rain."}, "It rained all day.", "Rain."),
     "cnn_dailymail": ({"article": "It rained all day.", "highlights": "Rain."}, "It rained all day.", "Rain."),
 }
+
+
+@pytest.fixture(autouse=True)
+def _marbles(monkeypatch):
+    monkeypatch.setitem(BENCHMARKS, "marbles", MARBLES)
+
+
+def load_benchmark(entry, path=None, limit=None):
+    """Questions of a registered benchmark as an evaluation reads them, without the prompt."""
+    source = PromptSource(benchmark=entry.name, path=path and str(path), limit=limit)
+    rules = PromptRules(max_prompt_tokens=4096).without_skipping()
+    rows = PromptReader(source, rules, character_tokenizer(), "data.val[0]").read(unique_ids=True)
+    return [{name: value for name, value in row.example.items() if name != "prompt"} for row in rows]
 
 
 def write(path, *rows):
@@ -83,7 +99,10 @@ def test_hub_data_set_is_read_by_id_config_and_split(monkeypatch):
     monkeypatch.setattr("datasets.load_dataset", offline)
     examples = load_benchmark(BENCHMARKS["gsm8k"])
     assert asked == [("openai/gsm8k", "main", "test")]
-    assert [(example["id"], example["answer"]) for example in examples] == [("gsm8k-00000", "5"), ("gsm8k-00001", "2")]
+    assert [(example["id"], example["answer"]) for example in examples] == [
+        ("gsm8k-000000", "5"),
+        ("gsm8k-000001", "2"),
+    ]
 
 
 GOOD = {"id": "a", "question": "1+1?", "answer": "2"}
@@ -92,14 +111,17 @@ GOOD = {"id": "a", "question": "1+1?", "answer": "2"}
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([GOOD, "{oops\n"], r"test.jsonl:2: not JSON"),
+        ([GOOD, "{oops\n"], r"test.jsonl:2: not valid JSON"),
         ([GOOD, "[1]\n"], r"test.jsonl:2: a JSON list"),
-        ([GOOD, "\n", {"id": "b", "question": "1?"}], r"test.jsonl:3: no column 'answer', only id, question; rename"),
+        (
+            [GOOD, "\n", {"id": "b", "question": "1?"}],
+            r"test.jsonl:3: no column 'answer', only id, question.*report that with the score",
+        ),
         ([GOOD, {**GOOD, "id": "b", "answer": " "}], r"test.jsonl:2: column 'answer' is empty"),
         ([{**GOOD, "question": None}], r"test.jsonl:1: column 'question' is empty"),
-        ([GOOD, GOOD], r"test.jsonl:2: id 'a' was used by .*test.jsonl:1"),
+        ([GOOD, GOOD], r"test.jsonl: 2 rows share the id 'a'"),
         ([{**GOOD, "answer": "We add.\nThat is 2"}], r"test.jsonl:1: the solution has no '####'"),
-        ([], r"holds no question"),
+        ([], r"it is empty"),
     ],
 )
 def test_bad_rows_name_file_line_and_cure(tmp_path, rows, message):
@@ -114,7 +136,7 @@ def test_a_solution_without_a_closed_box_is_refused(tmp_path, solution):
 
 
 def test_missing_file_lists_what_was_looked_for(tmp_path):
-    with pytest.raises(ValueError, match=r"gsm8k/test.jsonl, .*test.parquet"):
+    with pytest.raises(ValueError, match=r"data.val\[0\].path is .* gsm8k/test.jsonl or test.jsonl"):
         load_benchmark(BENCHMARKS["gsm8k"], tmp_path)
 
 
@@ -123,7 +145,7 @@ def test_entries_are_complete():
         assert entry.source
         assert entry.licence
         assert entry.template in TEMPLATES
-        assert "/" in entry.hub_id
+        assert "/" in entry.path
     assert len(MATH8) == 8
     assert all(set(members) <= set(BENCHMARKS) for members in SUITES.values())
 
@@ -131,13 +153,13 @@ def test_entries_are_complete():
 def test_suites_are_spelled_out_once_and_in_order():
     names = [entry.name for entry in find_benchmarks(["aime25", "math8", "gsm8k"])]
     assert names == ["aime25", *MATH8]
-    with pytest.raises(ValueError, match=r"No benchmark or suite 'math9': use gsm8k, .*math8"):
+    with pytest.raises(ValueError, match=r"math9', which is not a benchmark .*math8'.*: use gsm8k, .*math8"):
         find_benchmarks(["math9"])
 
 
 def test_greedy_with_several_samples_and_unknown_formats_are_refused():
-    with pytest.raises(ValueError, match="all the same"):
-        Benchmark(name="x", hub_id="a/b", num_samples=4)
+    with pytest.raises(ValueError, match="identical samples"):
+        Benchmark(name="x", path="a/b", num_samples=4)
     with pytest.raises(ValueError, match="use bare, hashes"):
         replace(BENCHMARKS["gsm8k"], answer_format="box")
     with pytest.raises(ValueError, match="limit is 0"):

@@ -158,7 +158,7 @@ def test_a_checkpoint_written_while_a_step_fails_repeats_that_step(tmp_path, mak
 def test_another_plan_cannot_resume(tmp_path, make) -> None:
     trainer, _ = fit(tmp_path, make(), 2, Recorder())
     trainer.save_checkpoint(tmp_path / "c")
-    with pytest.raises(ValueError, match=r"data\.batch_size 4 and this run has 2"):
+    with pytest.raises(ValueError, match=r"data\.batch_size 4, but this run has 2"):
         run(tmp_path, make(batch_size=2), 4, resume=str(tmp_path / "c"))
 
 
@@ -215,16 +215,16 @@ def test_a_batch_that_ranks_cannot_share_is_refused(make) -> None:
 
 
 def test_an_endless_run_is_refused(tmp_path, make) -> None:
-    with pytest.raises(ValueError, match=r"set trainer\.max_steps"):
+    with pytest.raises(ValueError, match=r"trainer\.max_steps must be set"):
         run(tmp_path, make(), -1, max_epochs=1)
 
 
 def test_settings_that_cannot_be_are_refused(tokenizer_path: str) -> None:
     with pytest.raises(ValueError, match=r"data\.batch_size is 0"):
         PromptDataModule(tokenizer_path, batch_size=0)
-    with pytest.raises(ValueError, match="max_prompt_tokens is 0"):
+    with pytest.raises(ValueError, match=r"data\.rules\.max_prompt_tokens is 0"):
         PromptRules(max_prompt_tokens=0)
-    with pytest.raises(ValueError, match="neither path nor benchmark"):
+    with pytest.raises(ValueError, match="no path, benchmark or rows"):
         PromptSource(path=None)
 
 

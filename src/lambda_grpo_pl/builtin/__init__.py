@@ -1,1 +1,1 @@
-"""The built-in task: its problems, its tokenizer, and the warm-up that trains its base model."""
+"""The built-in tasks, their tokenizer, and the base models that a short warm-up makes for them."""

@@ -14,14 +14,15 @@ Left out: division, negative results, operands beyond the column method.
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
+
+from lambda_grpo_pl.builtin.splits import Split, draw_distinct, split_of
+from lambda_grpo_pl.errors import UserError
 
 MARKER = "####"
-Split = Literal["train", "validation", "test"]
 Style = Literal["answer", "columns", "checked", "written"]
 STYLES: tuple[Style, ...] = get_args(Style)
 OPERATORS = ("+", "-", "*")
@@ -59,10 +60,7 @@ class Problem:
     @property
     def split(self) -> Split:
         """The split this question belongs to whatever the seed: 13/16 train, 1/16 validation, 2/16 test."""
-        bucket = hashlib.sha256(self.question.encode()).digest()[0] % 16
-        if bucket < 13:
-            return "train"
-        return "validation" if bucket == 13 else "test"
+        return split_of(self.question)
 
 
 def draw_problem(rng: random.Random, split: Split, max_digits: int) -> Problem:
@@ -138,6 +136,31 @@ def _slip(value: int, rng: random.Random, limit: int | None) -> int:
     return rng.choice([other for other in near if other >= 0 and (limit is None or other <= limit)])
 
 
+@dataclass(kw_only=True)
+class ArithmeticTraces:
+    """Worked solutions for the warm-up: the method first without slips, then with them."""
+
+    max_digits: int = 3
+    """Digits of the largest operand."""
+    style_weights: tuple[float, ...] = (0.2, 0.5, 0.12, 0.18)
+    """Share of each style of worked solution: answer, columns, checked, written."""
+    slip_rate: float = 0.12
+    """Probability that a column of a solution is wrong, once slips begin."""
+    clean_share: float = 0.75
+    """Share of the warm-up before slips begin: the method is learned first, and the slips after it."""
+    source: ClassVar[str] = "arithmetic.py"
+
+    def __post_init__(self) -> None:
+        if len(self.style_weights) != len(STYLES):
+            raise UserError(f"style_weights has {len(self.style_weights)} entries: give one for each of {STYLES}.")
+
+    def draw(self, rng: random.Random, progress: float) -> tuple[str, str]:
+        """Return a question and a worked solution."""
+        problem = draw_problem(rng, "train", self.max_digits)
+        style = rng.choices(STYLES, self.style_weights)[0]
+        return problem.question, solve(problem, style, rng, self.slip_rate if progress >= self.clean_share else 0.0)
+
+
 class ArithmeticTask(Sequence[dict[str, str]]):
     """Rows `{"id", "question", "answer", "solution"}` of one split; row i depends on (seed, split, i) alone.
 
@@ -146,15 +169,9 @@ class ArithmeticTask(Sequence[dict[str, str]]):
     """
 
     def __init__(self, split: Split = "train", size: int = 16384, seed: int = 0, max_digits: int = 3) -> None:
-        """Make `size` rows. Raises `ValueError` for an unknown split or a size or digit count that can't be had."""
-        if split not in get_args(Split):
-            raise ValueError(f"The arithmetic task has no split {split!r}: use one of {', '.join(get_args(Split))}.")
+        """Make `size` rows. Raises `UserError` for an unknown split, size or number of digits."""
         if max_digits < 2:
-            raise ValueError(f"max_digits is {max_digits}: the arithmetic task starts at 2 digits.")
-        if size < 1 or (split != "train" and size > 2048):
-            raise ValueError(
-                f"size is {size}: ask for 1 to 2048 questions of a held-out split (train has no upper end)."
-            )
+            raise UserError(f"max_digits is {max_digits}: the arithmetic task starts at 2 digits.")
         self.rows = [
             {
                 "id": f"arithmetic-{split}-{index}",
@@ -162,7 +179,9 @@ class ArithmeticTask(Sequence[dict[str, str]]):
                 "answer": str(problem.answer),
                 "solution": solve(problem, "columns"),
             }
-            for index, problem in enumerate(_problems(split, size, seed, max_digits))
+            for index, problem in enumerate(
+                draw_distinct(lambda rng: draw_problem(rng, split, max_digits), split, size, seed)
+            )
         ]
 
     def __len__(self) -> int:
@@ -171,14 +190,3 @@ class ArithmeticTask(Sequence[dict[str, str]]):
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         """Return one row, or a list of rows for a slice."""
         return self.rows[index]
-
-
-def _problems(split: Split, size: int, seed: int, max_digits: int) -> Iterator[Problem]:
-    rng = random.Random(f"{seed}/{split}")
-    seen: set[Problem] = set()
-    while size:
-        problem = draw_problem(rng, split, max_digits)
-        if split == "train" or problem not in seen:
-            seen.add(problem)
-            size -= 1
-            yield problem

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from lambda_grpo_pl.data.benchmarks import BENCHMARKS
 from lambda_grpo_pl.data.sources import PromptSource
-from lambda_grpo_pl.data.templates import find_template
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.records import EvaluationSetup
 from lambda_grpo_pl.rewards import RewardSpec
@@ -81,7 +80,7 @@ def plan_set(
     A registered benchmark brings its sampling and its reward; any other set is sampled greedily at the training limit
     and scored by the training rewards. Raises `UserError` for several greedy samples per question.
     """
-    entry = BENCHMARKS.get(source.name) if source.benchmark else None
+    entry = BENCHMARKS[source.benchmark] if source.benchmark else None
     if entry is None:
         sampling = SamplingSettings(temperature=0.0, max_tokens=training.max_tokens)
         rewards: tuple[RewardSpec, ...] = ()
@@ -94,13 +93,13 @@ def plan_set(
     judges = rewards or training_rewards
     setup = EvaluationSetup(
         benchmark=source.name,
-        template=source.default_template,
+        template=source.prompt_template.label,
         reward=" + ".join(spec.name if spec.weight == 1 else f"{spec.weight:g}·{spec.name}" for spec in judges),
         reward_params=judges[0].params if len(judges) == 1 else {spec.label: spec.params for spec in judges},
         reward_reads=EXTRACTION.get(judges[0].name, WHOLE_RESPONSE),
         metric=entry.metric if entry else "accuracy",
         **sampling.sampling_parameters(),
-        stop=find_template(source.default_template).stop,
+        stop=source.prompt_template.stop,
         seed=seed,
     )
     return SetPlan(sampling, rewards, setup)

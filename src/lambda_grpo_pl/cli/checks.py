@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lambda_grpo_pl.data.batching import share_prompts
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling import uses_vllm
 from lambda_grpo_pl.training.config import UpdateConfig, check_precision
@@ -47,13 +48,8 @@ def check_plan(config: Any) -> None:
 
 
 def check_shares(batch_size: int, updates: UpdateConfig, num_ranks: int) -> None:
-    """Refuse prompts that ranks, or a rank's mini-batches, cannot share evenly. Raises `UserError`."""
-    if batch_size % num_ranks:
-        raise UserError(
-            f"data.batch_size is {batch_size}, which {num_ranks} ranks cannot share evenly: set it to a multiple of "
-            f"{num_ranks * updates.num_minibatches}."
-        )
-    updates.check(batch_size // num_ranks)
+    """Refuse prompts that ranks, or a rank's mini-batches, can't share evenly. Raises `UserError`."""
+    updates.check(share_prompts(batch_size, num_ranks))
 
 
 def _check_preference(config: Any) -> None:

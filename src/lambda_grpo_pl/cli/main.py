@@ -19,14 +19,14 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
-from lambda_grpo_pl.builtin.base_model import resolve_model_path
+from lambda_grpo_pl.builtin.models import resolve_model_path
 from lambda_grpo_pl.callbacks.one_step_off import check_correction
 from lambda_grpo_pl.callbacks.order import SECTIONS
 from lambda_grpo_pl.callbacks.run_config import RunConfig
 from lambda_grpo_pl.cli.checks import check_plan, check_shares
 from lambda_grpo_pl.cli.resume import check_checkpoint_path, choose_checkpoint
 from lambda_grpo_pl.data.module import PromptDataModule
-from lambda_grpo_pl.data.preview import preview_prompts
+from lambda_grpo_pl.data.prompts import preview_prompts
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.training.module import LambdaGRPO
 

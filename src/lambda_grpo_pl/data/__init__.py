@@ -1,1 +1,1 @@
-"""What is asked: prompt templates, data sources, the built-in task and the benchmark registry."""
+"""Prompts: data sources and readers, prompt templates, benchmarks, and the data module."""

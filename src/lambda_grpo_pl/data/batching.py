@@ -1,4 +1,4 @@
-"""Encoded prompts side by side, and a test set dealt out to the ranks."""
+"""Encoded prompts as one tensor, and how ranks share training batches and validation sets."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import torch
 
 from lambda_grpo_pl.batch import Prompts, RolloutBatch
 from lambda_grpo_pl.data.prompts import EncodedPrompt
+from lambda_grpo_pl.errors import UserError
 
 
 class ValBatches:
-    """One validation set, dealt out to the ranks batch by batch.
+    """One validation set, distributed to the ranks batch by batch.
 
-    All ranks get equally many batches. Where the questions run out the first ones come again: `example["index"]`, the
-    number of the question in its set, tells which, and a metric counts each once.
+    All ranks get the same number of batches. Where the questions run out the first ones are repeated:
+    `example["index"]`, the number of the question in its set, identifies them, and a metric counts each once.
     """
 
     def __init__(
         self, rows: list[EncodedPrompt], batch_size: int, pad_token_id: int, rank: int, world_size: int
     ) -> None:
-        """Deal `rows` out to `world_size` ranks, `batch_size` questions at a time."""
+        """Distribute `rows` to `world_size` ranks, `batch_size` questions at a time."""
         self.rows, self.batch_size, self.pad_token_id = rows, batch_size, pad_token_id
         self.rank, self.world_size = rank, world_size
 
@@ -37,9 +38,19 @@ class ValBatches:
 
 
 def pad_prompts(rows: Sequence[EncodedPrompt], pad_token_id: int) -> Prompts:
-    """Put B rows side by side: ids [B, P] left-padded to the longest."""
+    """Stack B rows: ids [B, P], left-padded to the longest."""
     lengths = [len(row.ids) for row in rows]
     ids = torch.full((len(rows), max(lengths)), pad_token_id)
     for row, target in zip(rows, ids, strict=True):
         target[len(target) - len(row.ids) :] = torch.tensor(row.ids)
     return Prompts(ids, torch.tensor(lengths), tuple(row.example for row in rows))
+
+
+def share_prompts(batch_size: int, num_ranks: int) -> int:
+    """Return how many prompts of a training batch each rank reads. Raises `UserError` if they can't share it evenly."""
+    if batch_size % num_ranks:
+        raise UserError(
+            f"data.batch_size is {batch_size}, which {num_ranks} ranks can't share evenly: set it to a multiple of "
+            f"{num_ranks}."
+        )
+    return batch_size // num_ranks

@@ -8,23 +8,25 @@ Left out: worker processes. Tokenising a prompt takes a fraction of a millisecon
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import cached_property
 from itertools import count
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lambda_grpo_pl.batch import Prompts, RolloutBatch
-from lambda_grpo_pl.builtin.base_model import resolve_model_path
-from lambda_grpo_pl.data.batching import ValBatches, pad_prompts
-from lambda_grpo_pl.data.benchmarks import find_benchmarks
+from lambda_grpo_pl.data.batching import ValBatches, pad_prompts, share_prompts
+from lambda_grpo_pl.data.benchmarks import Benchmark, register_benchmark
 from lambda_grpo_pl.data.prompts import EncodedPrompt, PromptReader, PromptRules
-from lambda_grpo_pl.data.sources import PromptSource
+from lambda_grpo_pl.data.sources import PromptSource, Rows, as_source, as_sources
 from lambda_grpo_pl.data.streams import PromptSequence, PromptStream, PromptTable
-from lambda_grpo_pl.data.templates import find_template
+from lambda_grpo_pl.data.tokenizer import load_tokenizer
+from lambda_grpo_pl.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Stream = Literal["replacement", "heldout"]
 
@@ -44,37 +46,48 @@ class PromptDataModule(L.LightningDataModule):
     def __init__(
         self,
         tokenizer_path: str,
-        train: PromptSource | None = None,
-        val: list[PromptSource] | None = None,
-        heldout: PromptSource | None = None,
+        train: PromptSource | Rows | None = None,
+        val: PromptSource | str | list[PromptSource | str] | Rows | None = None,
+        heldout: PromptSource | Rows | None = None,
+        benchmarks: list[Benchmark] | None = None,
         rules: PromptRules | None = None,
         batch_size: int = 32,
         val_batch_size: int = 64,
         shuffle: bool = True,
         seed: int = 0,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         """Keep the settings; files are read and the tokenizer is loaded in `setup`.
 
         Args:
             tokenizer_path: Policy whose tokenizer reads the prompts: a folder, a hub id or `builtin:arithmetic-tiny`.
-            train: Training prompts; null takes the built-in arithmetic.
-            val: Validation sets, one data loader each; null takes the built-in arithmetic's test split.
-            heldout: Prompts on which the `validation` rule tunes λ; never trained on, and not those of `val`.
-            rules: What becomes of long prompts and of rows that can't be used.
+            train: Training prompts: a source, or rows (a list of dicts, a `datasets.Dataset`); null takes the built-in
+                arithmetic.
+            val: Validation sets, one data loader each: a source, a path, a list of those, or rows; null takes the
+                built-in arithmetic's test split.
+            heldout: Prompts on which the `validation` rule tunes λ; must not overlap the training and `val` prompts.
+            benchmarks: Further benchmarks, which sources then name like those of the registry.
+            rules: What happens to long prompts and to rows that can't be used.
             batch_size: Prompts of one training step on all ranks together.
             val_batch_size: Questions of one validation batch on each rank.
             shuffle: Visit the training prompts in a new order each epoch.
-            seed: Decides the order.
+            seed: Determines the order.
+            revision: Branch, tag or commit of the tokenizer on the hub.
+            trust_remote_code: Run tokenizer code that comes with the checkpoint.
         """
         super().__init__()
         if batch_size < 1 or val_batch_size < 1:
-            raise ValueError(
-                f"data.batch_size is {batch_size} and val_batch_size {val_batch_size}: set both to 1 or more."
+            raise UserError(
+                f"data.batch_size is {batch_size} and data.val_batch_size {val_batch_size}: set both to 1 or more."
             )
+        for number, entry in enumerate(benchmarks or []):
+            register_benchmark(entry, f"data.benchmarks[{number}]")
         self.tokenizer_path = tokenizer_path
-        self.train_source = train or PromptSource()
-        self.val_sources = _spell_out(val if val is not None else [PromptSource(split="test")])
-        self.heldout_source = heldout
+        self.revision, self.trust_remote_code = revision, trust_remote_code
+        self.train_source = as_source(train if train is not None else PromptSource(), "data.train")
+        self.val_sources = as_sources(val if val is not None else PromptSource(split="test"), "data.val")
+        self.heldout_source = None if heldout is None else as_source(heldout, "data.heldout")
         self.rules = rules or PromptRules()
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.shuffle, self.seed = shuffle, seed
@@ -86,12 +99,12 @@ class PromptDataModule(L.LightningDataModule):
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The policy's tokenizer."""
-        return AutoTokenizer.from_pretrained(resolve_model_path(self.tokenizer_path))
+        return load_tokenizer(self.tokenizer_path, self.revision, self.trust_remote_code)
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """What ends a response to a training prompt, besides the end-of-sequence token."""
-        return find_template(self.train_source.default_template).stop
+        """Strings that end a response to a training prompt, besides the end-of-sequence token."""
+        return self.train_source.prompt_template.stop
 
     @property
     def val_names(self) -> list[str]:
@@ -105,18 +118,19 @@ class PromptDataModule(L.LightningDataModule):
         return len(stream.rows) if isinstance(stream, PromptTable) else None
 
     def setup(self, stage: str) -> None:
-        """Read what `stage` needs, once. Raises `ValueError` for a source that can't be read (see `PromptReader`)."""
+        """Read what `stage` needs, once. Raises `UserError` for a source that can't be read (see `PromptReader`)."""
         if stage == "fit" and not self._streams:
             self._streams = self._open_streams()
         if not self._val_rows:
+            rules = self.rules.without_skipping()
             self._val_rows = [
-                PromptReader(source, self.rules.without_skipping(), self.tokenizer).read()
-                for source in self.val_sources
+                PromptReader(source, rules, self.tokenizer, f"data.val[{number}]").read(unique_ids=True)
+                for number, source in enumerate(self.val_sources)
             ]
 
     def train_dataloader(self) -> Iterable[RolloutBatch]:
-        """Return this rank's batches from the present position on, without end."""
-        self._check_plan()
+        """Return this rank's batches from the current position on, without end."""
+        self._check_training()
         return TrainBatches(self)
 
     def val_dataloader(self) -> list[ValBatches]:
@@ -129,18 +143,18 @@ class PromptDataModule(L.LightningDataModule):
     def train_batch(self, index: int) -> RolloutBatch:
         """Return this rank's part of training batch `index`, B/W prompts, whatever was read before."""
         rank, world_size = self._rank()
-        share = self.batch_size // world_size
+        share = share_prompts(self.batch_size, world_size)
         rows = self._streams["train"].take(index * self.batch_size + rank * share, share)
         return RolloutBatch(pad_prompts(rows, self._pad), index)
 
     def draw(self, num_prompts: int, stream: Stream) -> Prompts:
         """Return this rank's next `num_prompts` of a further stream; every rank asks for the same number.
 
-        `replacement` reads the training prompts in an order of its own, `heldout` the held-out source. Both
-        positions are part of the state. Raises `ValueError` for `heldout` without a held-out source.
+        `replacement` reads the training prompts in another order, `heldout` the held-out source. Both positions are
+        part of the state. Raises `UserError` for `heldout` without a held-out source.
         """
         if stream not in self._streams:
-            raise ValueError(
+            raise UserError(
                 "There are no held-out prompts: set data.heldout to a source that is neither trained nor tested on."
             )
         rank, world_size = self._rank()
@@ -159,15 +173,18 @@ class PromptDataModule(L.LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last batch that was trained on, and the plan it belongs to."""
+        """The position after the last batch that was trained on, and the settings it belongs to.
+
+        `batch.index` tells which batch is the last; that its step has ended only the loop's progress tells.
+        """
         progress: Any = self._trainer().fit_loop.epoch_loop.batch_progress.current
         position = self._position if progress.processed >= progress.ready else self._before_batch
-        return {"position": position._asdict(), "plan": self._plan()}
+        return {"position": position._asdict(), "settings": self._order_settings()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue after the last batch that was trained on."""
         self._position = self._before_batch = Position(**state_dict["position"])
-        self._resumed = state_dict["plan"]
+        self._resumed = state_dict["settings"]
 
     def _open_streams(self) -> dict[str, PromptSequence]:
         streams = {"train": self._sequence(self.train_source, "train")}
@@ -181,31 +198,36 @@ class PromptDataModule(L.LightningDataModule):
         return streams
 
     def _sequence(self, source: PromptSource, name: str) -> PromptSequence:
-        reader = PromptReader(source, self.rules, self.tokenizer)
+        reader = PromptReader(source, self.rules, self.tokenizer, "data.heldout" if name == "heldout" else "data.train")
         if source.streaming:
             return PromptStream(reader, self.seed, name, self.shuffle)
-        return PromptTable(reader.read(), self.seed, name, self.shuffle)
+        rows = reader.read()
+        if name == "train" and len(rows) < self.batch_size:
+            log.warning(
+                "data.train has %d prompts, fewer than data.batch_size (%d): a batch repeats prompts. Lower "
+                "data.batch_size, or add prompts.",
+                len(rows),
+                self.batch_size,
+            )
+        return PromptTable(rows, self.seed, name, self.shuffle)
 
-    def _plan(self) -> dict[str, int]:
+    def _order_settings(self) -> dict[str, int]:
+        """The settings that a position in the streams depends on."""
         return {"batch_size": self.batch_size, "seed": self.seed}
 
-    def _check_plan(self) -> None:
-        """Raise `ValueError` for a plan that can't be kept, or isn't that of the run being resumed."""
-        trainer, (_, world_size) = self._trainer(), self._rank()
-        if self.batch_size % world_size:
-            raise ValueError(
-                f"data.batch_size is {self.batch_size}, which {world_size} ranks can't share evenly: set it to a "
-                f"multiple of {world_size}."
-            )
-        if trainer.max_steps == -1:
-            raise ValueError(
-                "Prompts come without end: set trainer.max_steps to the number of policy updates you want."
+    def _check_training(self) -> None:
+        """Raise `UserError` for settings that do not fit the trainer, or the run being resumed."""
+        share_prompts(self.batch_size, self._rank()[1])
+        if self._trainer().max_steps == -1:
+            raise UserError(
+                "The prompt stream is endless, so trainer.max_steps must be set to the number of policy updates."
             )
         for name, value in self._resumed.items():
-            if self._plan()[name] != value:
-                raise ValueError(
-                    f"The checkpoint was trained with data.{name} {value} and this run has {self._plan()[name]}, "
-                    "which would skip or repeat prompts: set it back, or start from the exported model instead."
+            if self._order_settings()[name] != value:
+                raise UserError(
+                    f"The checkpoint was trained with data.{name} {value}, but this run has "
+                    f"{self._order_settings()[name]}, which would skip or repeat prompts: set it back, or start from "
+                    "the exported model instead."
                 )
 
     def _trainer(self) -> L.Trainer:
@@ -221,7 +243,7 @@ class PromptDataModule(L.LightningDataModule):
 
 
 class TrainBatches:
-    """Training batches of one rank, without end: iterating starts where training stands."""
+    """Training batches of one rank, without end; iterating starts at the current position of training."""
 
     def __init__(self, data: PromptDataModule) -> None:
         """Read from `data`, and its position when iteration begins."""
@@ -230,12 +252,3 @@ class TrainBatches:
     def __iter__(self) -> Iterator[RolloutBatch]:
         """Yield from the first batch that hasn't been trained on."""
         return map(self.data.train_batch, count(self.data._position.num_batches))
-
-
-def _spell_out(sources: list[PromptSource]) -> list[PromptSource]:
-    """Replace a suite of benchmarks by its members."""
-    spelled: list[PromptSource] = []
-    for source in sources:
-        names = [None] if source.benchmark is None else [entry.name for entry in find_benchmarks([source.benchmark])]
-        spelled += [replace(source, benchmark=name) for name in names]
-    return spelled

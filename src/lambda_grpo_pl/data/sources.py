@@ -1,21 +1,33 @@
-"""Where prompts are read: the built-in task, a hub data set, a JSONL or Parquet file, or a benchmark."""
+"""Where prompts come from: a built-in task, a hub data set, local files, rows in memory, or a benchmark."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from lambda_grpo_pl.builtin.arithmetic import ArithmeticTask, Split
-from lambda_grpo_pl.data.benchmarks import BENCHMARKS, AnswerFormat, find_benchmarks, load_benchmark
-from lambda_grpo_pl.data.readers import SUFFIXES, hub_rows
-from lambda_grpo_pl.data.templates import find_template
+from lambda_grpo_pl.builtin.tasks import PREFIX, read_task
+from lambda_grpo_pl.data.benchmarks import BENCHMARKS, SUITES, Benchmark, find_benchmarks
+from lambda_grpo_pl.data.columns import AnswerFormat, AnswerList, Columns
+from lambda_grpo_pl.data.readers import SUFFIXES, NamedRow, find_files, is_local, open_hub, read_files, read_hub
+from lambda_grpo_pl.data.templates import Template, find_template
+from lambda_grpo_pl.errors import UserError
 
-BUILTIN = "builtin:arithmetic"
-HELDOUT_QUESTIONS = 512
+BUILTIN = f"{PREFIX}arithmetic"
+
+
+class Rows(Protocol):
+    """Rows in memory: a list of dicts, or a `datasets.Dataset`."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the rows, each a mapping."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -23,112 +35,190 @@ class PromptSource:
     """Where questions and gold answers are read."""
 
     path: str | None = BUILTIN
-    """`builtin:arithmetic`, a data set id on the Hugging Face hub, or a .jsonl or .parquet file. With `benchmark`: a
-    local copy of it, or null for the hub."""
+    """A built-in task such as `builtin:arithmetic`, a data set id on the Hugging Face hub, or local files: a .jsonl,
+    .json, .csv, .tsv (each may end in .gz) or .parquet file, a glob, or a folder of shards. With `benchmark`: a local
+    copy of it, or null for the hub."""
+    name: str = ""
+    """Name in metrics, tables and messages; empty: the benchmark, or the last part of the path."""
     benchmark: str | None = None
-    """Benchmark or suite that says columns, split and template itself (`gsm8k`, `math8`, …); for validation."""
+    """Benchmark or suite that sets columns, split and template (`gsm8k`, `math8`, …); for validation."""
     config: str | None = None
     """Configuration of a hub data set that has several."""
     split: str = "train"
-    """Split of a hub data set or of the built-in task (train, validation, test)."""
+    """Split of a hub data set, of a folder, or of the built-in task (train, validation, test)."""
     streaming: bool = False
     """Read while training instead of loading everything first; for sets too large for memory."""
     question_column: str = "question"
-    """Column of the question; `a+b` joins two columns, `a.b` reads field b of column a."""
+    """Column of the question, as text or as chat messages; `a+b` joins two columns, `a.b.0` reads item 0 of field b of
+    column a, at any depth."""
     answer_column: str = "answer"
-    """Column of the gold answer."""
+    """Column of the gold answer, in the same notation."""
     answer_format: AnswerFormat = "bare"
-    """Where the gold stands in its column: all of it, after `####`, in the last box, before a unit, in `$…$`."""
-    template: str | None = None
-    """Prompt template by name, or a text that holds `{question}`. Null: the benchmark's own, none for the built-in
-    task, else plain."""
+    """Where the gold is in its column: all of it, after `####`, in the last box, before a unit, in `$…$`."""
+    answer_list: AnswerList | None = None
+    """What a list of golds means: `any` of them is right, or `all` of them together are the answer. Null accepts
+    lists of one answer only."""
+    template: str | Template | None = None
+    """Prompt template by name, a text that contains `{question}`, or the fields `text`, `stop`, `chat` and `system`.
+    Null: the benchmark's template, none for a built-in task, chat for chat messages, else plain."""
     limit: int | None = None
-    """Use only the first so many rows."""
+    """Use only the first N rows."""
+    rows: Rows | None = None
+    """Rows in memory, instead of a path."""
+    holds_messages: bool = field(init=False, default=False)
+    """Whether the questions read so far are chat messages."""
 
     def __post_init__(self) -> None:
-        if self.template is not None:
-            find_template(self.template)
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit is {self.limit}: set it to 1 or more, or leave it out to use every row.")
-        if self.benchmark is not None:
-            find_benchmarks([self.benchmark])
-            self.path = None if self.path == BUILTIN else self.path
-        elif self.path is None:
-            raise ValueError("A prompt source has neither path nor benchmark: name one of them.")
+            raise UserError(f"limit is {self.limit}: set it to 1 or more, or leave it out to use every row.")
+        if (self.benchmark is not None or self.rows is not None) and self.path == BUILTIN:
+            self.path = None
+        if self.path is None and self.benchmark is None and self.rows is None:
+            raise UserError("A prompt source has no path, benchmark or rows: set one of them.")
+        self.name = self.name or self._default_name()
 
     @property
-    def default_template(self) -> str:
-        """Name or text of the template in use."""
+    def columns(self) -> Columns:
+        """Where rows keep question and gold."""
+        if self.benchmark is not None:
+            return BENCHMARKS[self.benchmark].columns
+        return Columns(
+            question=self.question_column,
+            answer=self.answer_column,
+            answer_format=self.answer_format,
+            answer_list=self.answer_list,
+        )
+
+    @property
+    def prompt_template(self) -> Template:
+        """The template in use."""
         if self.template is not None:
-            return self.template
+            return find_template(self.template)
         if self.benchmark is not None:
-            return BENCHMARKS[self.benchmark].template
-        return "none" if self.path == BUILTIN else "plain"
+            return find_template(BENCHMARKS[self.benchmark].template)
+        if self.path is not None and self.path.startswith(PREFIX):
+            return find_template("none")
+        return find_template("chat" if self.holds_messages else "plain")
 
     @property
-    def on_hub(self) -> bool:
-        """Whether rows come from the hub in its own columns."""
-        return self.path is not None and self.path != BUILTIN and not self.path.endswith(SUFFIXES)
+    def hub_id(self) -> str | None:
+        """The data set on the hub that rows come from; None for local files and rows in memory."""
+        path = self.path or (BENCHMARKS[self.benchmark].path if self.benchmark else None)
+        return None if path is None or path.startswith(PREFIX) or is_local(path) else path
 
     @property
-    def name(self) -> str:
-        """What metrics and messages call it."""
+    def label(self) -> str:
+        """What messages call the whole source."""
+        return self.path or self.benchmark or f"the {self.name}"
+
+    def _default_name(self) -> str:
         if self.benchmark is not None:
             return self.benchmark
-        assert self.path is not None
-        if self.path == BUILTIN:
-            return "arithmetic"
-        return Path(self.path).stem if self.path.endswith(SUFFIXES) else self.path.rpartition("/")[2]
+        if self.path is None:
+            return "rows"
+        last = Path(self.path.removeprefix(PREFIX)).name
+        return next((last.removesuffix(suffix) for suffix in SUFFIXES if last.endswith(suffix)), last)
 
 
-class BadRowError(Exception):
-    """A single row is at fault, not the source."""
+def open_rows(source: PromptSource, key: str) -> Iterator[NamedRow]:
+    """Yield (name, row or `BadRowError`), at most `source.limit`. Raises `UserError` with the configuration `key`."""
+    return islice(_open(source, key), source.limit)
 
 
-def open_rows(source: PromptSource) -> Iterator[tuple[str, Any]]:
-    """Yield (name, mapping or JSON text) of each row, at most `limit`. Raises `ValueError` for a missing file."""
-    return islice(_open(source), source.limit)
+def open_stream(source: PromptSource, key: str) -> Any:
+    """Return the source as a `datasets.IterableDataset`, for `read_stream`."""
+    from datasets import IterableDataset  # slow to import
+
+    if source.hub_id is not None:
+        config, split = (source.config, source.split)
+        return open_hub(source.hub_id, config, split, key, streaming=True)
+    return IterableDataset.from_generator(_as_columns, gen_kwargs={"source": source, "key": key})
 
 
-def _open(source: PromptSource) -> Iterator[tuple[str, Any]]:
-    if source.benchmark is not None:
-        rows = load_benchmark(BENCHMARKS[source.benchmark], source.path, source.limit)
-        return ((f"{source.benchmark} {row['id']}", row) for row in rows)
-    path = cast(str, source.path)
-    if path == BUILTIN:
-        size = source.limit or (16384 if source.split == "train" else HELDOUT_QUESTIONS)
-        task = ArithmeticTask(cast(Split, source.split), size)
-        return ((row["id"], row) for row in task)
-    if not path.endswith(SUFFIXES):
-        return hub_rows(path, source.config, source.split)
-    if not Path(path).is_file():
-        raise ValueError(f"There is no file {path}: correct the path of the prompt source.")
-    return _parquet(path) if path.endswith(".parquet") else _lines(path)
+def read_stream(source: PromptSource, dataset: Any) -> Iterator[NamedRow]:
+    """Yield (name, row) of a data set that `open_stream` returned, shuffled or not."""
+    for index, row in enumerate(dataset):
+        if source.hub_id is not None:
+            yield f"{source.hub_id} ({source.split}), row {index} of the stream", row
+        else:
+            yield row["where"], row["row"]
 
 
-def _lines(path: str) -> Iterator[tuple[str, str]]:
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield f"{path}:{number}", line
+def as_sources(value: PromptSource | str | Rows | Sequence[PromptSource | str], key: str) -> list[PromptSource]:
+    """Return what a user gave for `key` as sources: a source, a path, rows, or a list of sources and paths.
+
+    A suite of benchmarks becomes its members. Raises `UserError` with the full key of what is wrong.
+    """
+    if isinstance(value, PromptSource | str):
+        given = [(key, value)]
+    else:
+        items = list(value)
+        if not items or any(isinstance(item, Mapping) for item in items):
+            return [PromptSource(rows=_checked(value, items, key))]
+        given = [(f"{key}[{number}]", item) for number, item in enumerate(items)]
+    sources = [member for place, item in given for member in _members(item, place)]
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"Two sets of {key} share the name {name!r}, so their scores would be mixed: give one of them a name "
+                f"({key}[…].name)."
+            )
+    return sources
 
 
-def _parquet(path: str) -> Iterator[tuple[str, Any]]:
-    from pyarrow import parquet
-
-    first = 1
-    for batch in parquet.ParquetFile(path).iter_batches():
-        for number, row in enumerate(batch.to_pylist(), start=first):
-            yield f"{path}:{number}", row
-        first += batch.num_rows
+def as_source(value: PromptSource | str | Rows, key: str) -> PromptSource:
+    """Return the one source that a user gave for `key`."""
+    sources = as_sources(value, key)
+    if len(sources) > 1:
+        raise UserError(f"{key} takes one source, but {len(sources)} were given: choose one.")
+    return sources[0]
 
 
-def parse_line(line: str) -> Mapping[str, Any]:
-    """Return a JSONL line as a row. Raises `BadRowError` if it is no JSON object."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise BadRowError(f"not JSON ({error.msg}, column {error.colno})") from error
-    if not isinstance(row, dict):
-        raise BadRowError(f"a JSON {type(row).__name__}, not an object")
-    return row
+def _checked(value: Any, items: list[Any], key: str) -> Rows:
+    bad = next((number for number, item in enumerate(items) if not isinstance(item, Mapping)), None)
+    if not items or bad is not None:
+        raise UserError(f"{key} needs rows that are mappings: " + (f"item {bad} is not." if items else "it is empty."))
+    return cast(Rows, value)
+
+
+def _members(item: PromptSource | str | Any, key: str) -> list[PromptSource]:
+    """Return a source, checked, or the members of its suite."""
+    if isinstance(item, str):
+        if item.lstrip().startswith(("{", "[")):
+            raise UserError(
+                f"{key} is {item}, which is not a source: use the keys {', '.join(PromptSource.__dataclass_fields__)}."
+            )
+        item = PromptSource(path=item)
+    if not isinstance(item, PromptSource):
+        raise UserError(f"{key} is a {type(item).__name__}: use a PromptSource, a path, or a list of rows.")
+    if item.template is not None:
+        find_template(item.template, f"{key}.template")
+    if item.benchmark is None:
+        return [item]
+    members = find_benchmarks([item.benchmark], f"{key}.benchmark")
+    if item.benchmark not in SUITES:
+        return [item]
+    if item.name != item.benchmark:
+        raise UserError(f"{key}.name is {item.name!r}, but the suite {item.benchmark!r} has several sets: remove it.")
+    return [replace(item, benchmark=member.name, name="") for member in members]
+
+
+def _open(source: PromptSource, key: str) -> Iterator[NamedRow]:
+    if source.rows is not None:
+        yield from ((f"{key}, row {number}", row) for number, row in enumerate(source.rows))
+        return
+    entry = None if source.benchmark is None else BENCHMARKS[source.benchmark]
+    path = source.path or cast(Benchmark, entry).path
+    config, split = (source.config, source.split) if entry is None else (entry.config, entry.split)
+    if path.startswith(PREFIX):
+        yield from ((row["id"], row) for row in read_task(path, split, source.limit, key))
+    elif is_local(path):
+        yield from read_files(find_files(path, split, key, source.benchmark))
+    else:
+        yield from read_hub(path, config, split, key)
+
+
+def _as_columns(source: PromptSource, key: str) -> Iterator[dict[str, Any]]:
+    for where, row in open_rows(source, key):
+        yield {"where": where, "row": row}

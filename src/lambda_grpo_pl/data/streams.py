@@ -1,7 +1,7 @@
 """Endless streams of prompts whose n-th row is a function of the seed, so that a position is one number.
 
-A `PromptTable` permutes its rows anew each epoch and reads any row at once. A `PromptStream` reads data that streams
-from the hub through a shuffle buffer; it reaches row n by reading the rows before it. Both have `take(start, count)`.
+A `PromptTable` permutes its rows in each epoch and reads any row at once. A `PromptStream` reads streaming data through
+a shuffle buffer; it reaches row n by reading the rows before it. Both have `take(start, count)`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from lambda_grpo_pl.data.prompts import EncodedPrompt, PromptReader
+from lambda_grpo_pl.data.sources import open_stream, read_stream
 
 SHUFFLE_BUFFER = 10_000
 
@@ -31,7 +32,7 @@ class PromptTable:
     """Rows in memory: epoch e is a permutation of all of them, decided by (seed, name, e)."""
 
     def __init__(self, rows: Sequence[EncodedPrompt], seed: int, name: str, shuffle: bool = True) -> None:
-        """Keep the rows; streams of another `name` visit them in another order."""
+        """Keep the rows; streams of different `name` visit them in different orders."""
         self.rows, self.shuffle = rows, shuffle
         self._key = f"{seed}/{name}"
         self._epoch = -1
@@ -56,7 +57,7 @@ class PromptTable:
 
 
 class PromptStream:
-    """Rows that arrive one after another: epoch e is shuffled through a buffer, decided by (seed, name, e)."""
+    """Rows read one after another: epoch e is shuffled through a buffer, decided by (seed, name, e)."""
 
     def __init__(self, reader: PromptReader, seed: int, name: str, shuffle: bool = True) -> None:
         """Read from a `datasets.IterableDataset`; nothing is opened before the first `take`."""
@@ -66,9 +67,9 @@ class PromptStream:
         self._last: tuple[int, list[EncodedPrompt]] = 0, []
 
     def take(self, start: int, count: int) -> list[EncodedPrompt]:
-        """Return rows start … start + count - 1; going ahead reads what lies between, going back starts over.
+        """Return rows start … start + count - 1; going forward reads the rows in between, going back starts over.
 
-        What was taken last can be taken again at no cost.
+        The last range can be taken again at no cost.
         """
         if (start, count) == (self._last[0], len(self._last[1])):
             return self._last[1]
@@ -79,12 +80,14 @@ class PromptStream:
         return taken
 
     def _endless(self) -> Iterator[EncodedPrompt]:
-        dataset: Any = self.reader.open_stream()
+        reader = self.reader
+        dataset: Any = open_stream(reader.source, reader.key)
         if self.shuffle:
             dataset = dataset.shuffle(seed=self._seed, buffer_size=SHUFFLE_BUFFER)
         for epoch in count_up():
             dataset.set_epoch(epoch)
             num_rows = 0
-            for num_rows, row in enumerate(self.reader.encode_all(self.reader.named(dataset)), start=1):  # noqa: B007
+            rows = reader.encode_all(read_stream(reader.source, dataset))
+            for num_rows, row in enumerate(rows, start=1):  # noqa: B007
                 yield row
-            self.reader.require_rows(num_rows)  # else a source without usable rows turns forever
+            reader.require_rows(num_rows)  # otherwise a source without usable rows is read forever

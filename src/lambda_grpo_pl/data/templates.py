@@ -1,13 +1,18 @@
 """Prompt templates as data: what the policy reads around a question, and where it stops.
 
-A score without its template means nothing (a base model's GSM8K accuracy moves by tens of points with it), so templates
-have names, the names are printed beside every score, and adding one is one line in `TEMPLATES`.
+A score without its template means nothing (a base model's GSM8K accuracy changes by tens of points with it), so
+templates have names, the names are printed beside every score, and adding one is one line in `TEMPLATES`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from jinja2 import TemplateError
+
+from lambda_grpo_pl.data.columns import Message
+from lambda_grpo_pl.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,22 +25,31 @@ BOXED = "Please reason step by step, and put your final answer within \\boxed{}.
 class Template:
     """The text around a question; `{question}` marks its place and every other brace is literal (`\\boxed{}`)."""
 
-    name: str
-    """What is printed beside each score."""
     text: str
     """The prompt, or the user's message where `chat` is set."""
+    name: str = "custom"
+    """What is printed beside each score."""
     system: str = ""
     """The system message where `chat` is set; empty sends none."""
     chat: bool = False
-    """Wrap `text` in the tokenizer's own chat template, up to and including the assistant's header."""
+    """Wrap `text` in the tokenizer's chat template, up to and including the assistant's header."""
     stop: tuple[str, ...] = ()
-    """Strings that end a response, beside the end-of-sequence token: without them base models ask the next question."""
+    """Strings that end a response, like the end-of-sequence token: without them base models ask the next question."""
 
     def __post_init__(self) -> None:
         if SLOT not in self.text:
-            raise ValueError(f"Template {self.name!r} never shows the question: put {SLOT} into its text.")
+            raise UserError(f"Template {self.name!r} does not contain the question: put {SLOT} into its text.")
         if self.system and not self.chat:
-            raise ValueError(f"Template {self.name!r} has a system message but chat=False: write it into the text.")
+            raise UserError(
+                f"Template {self.name!r} has a system message but chat is false: set chat to true, or write the system "
+                "message into the text."
+            )
+        object.__setattr__(self, "stop", tuple(self.stop))  # YAML gives a list
+
+    @property
+    def label(self) -> str:
+        """The name of a registered template, or the text of any other."""
+        return self.text if self.name == "custom" else self.name
 
 
 QWEN_TEXT = f"<|im_start|>system\n{BOXED}<|im_end|>\n<|im_start|>user\n{SLOT}<|im_end|>\n<|im_start|>assistant\n"
@@ -61,45 +75,68 @@ TEMPLATES: dict[str, Template] = {
 }
 
 
-def find_template(template: str | Template) -> Template:
-    """Return a template by name; a text that holds `{question}` is a template of its own.
+def find_template(template: str | Template, key: str = "template") -> Template:
+    """Return a template by name; a text that contains `{question}` is a template too.
 
-    Raises `ValueError` that lists the known names.
+    Raises `UserError` with the configuration `key` that lists the known names.
     """
     if isinstance(template, Template):
         return template
     if template in TEMPLATES:
         return TEMPLATES[template]
     if SLOT in template:
-        return Template(name="custom", text=template)
-    raise ValueError(f"No template {template!r}: use one of {', '.join(TEMPLATES)}, or a text that holds {SLOT}.")
+        return Template(text=template)
+    raise UserError(
+        f"{key} is {template!r}, which is not a template: use {', '.join(TEMPLATES)}, or a text that contains {SLOT}."
+    )
 
 
-def render(template: str | Template, question: str, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
-    """Return the prompt as sent to the policy; the tokenizer is read only by chat templates.
+def render(
+    template: str | Template, question: str | list[Message], tokenizer: PreTrainedTokenizerBase | None = None
+) -> str:
+    """Return the prompt as sent to the policy; only chat templates use the tokenizer.
 
-    Raises `ValueError` when a chat template is asked for and the tokenizer has none.
+    A question that is chat messages already has its instructions: its template is `chat`. Raises `UserError` for any
+    other, and when the tokenizer has no chat template.
     """
     template = find_template(template)
-    text = template.text.replace(SLOT, question)
-    if not template.chat:
-        return text
-    if tokenizer is None or not tokenizer.chat_template:
-        raise ValueError(
-            f"Template {template.name!r} wraps prompts in the tokenizer's chat template, and this tokenizer has none: "
-            "choose 'plain' or 'qwen_boxed', or a model whose tokenizer has one."
+    if isinstance(question, str):
+        text = template.text.replace(SLOT, question)
+        if not template.chat:
+            return text
+        messages = [{"role": "system", "content": template.system}] if template.system else []
+        messages.append({"role": "user", "content": text})
+    elif template != TEMPLATES["chat"]:
+        raise UserError(
+            f"The questions are chat messages, which template {template.label!r} cannot wrap: set template to chat, or "
+            "question_column to one message's text, such as prompt.0.content."
         )
-    messages = [{"role": "system", "content": template.system}] if template.system else []
-    messages.append({"role": "user", "content": text})
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    else:
+        messages = question
+    if tokenizer is None or not tokenizer.chat_template:
+        raise UserError(
+            f"Template {template.label!r} uses the tokenizer's chat template, but this tokenizer has none: choose "
+            "'plain' or 'qwen_boxed', or a model whose tokenizer has one."
+        )
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"The tokenizer's chat template refuses messages of the roles {roles} ({error}): choose a template that "
+            "sends no system message, such as 'chat'."
+        ) from error
 
 
-def encode(template: str | Template, question: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the prompt's token ids: exactly what the policy reads.
+def encode(
+    template: str | Template, question: str | list[Message], tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, list[int]]:
+    """Return the prompt's text and its token ids: exactly what the policy reads.
 
     Chat templates write the special tokens themselves, so none is added to them (a doubled begin-of-sequence token is a
     silent loss of accuracy).
     """
     template = find_template(template)
-    ids: list[int] = tokenizer(render(template, question, tokenizer), add_special_tokens=not template.chat)["input_ids"]
-    return ids
+    prompt = render(template, question, tokenizer)
+    ids: list[int] = tokenizer(prompt, add_special_tokens=not template.chat)["input_ids"]
+    return prompt, ids
