@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
 from lambda_grpo_pl.data.prompts import EncodedPrompt, PromptReader, PromptRules
@@ -11,6 +12,7 @@ from lambda_grpo_pl.data.sources import PromptSource
 from lambda_grpo_pl.errors import UserError
 
 SHAPES = Path(__file__).parent / "shapes"
+CONFIGS = Path(__file__).parents[2] / "configs" / "data"
 QUESTIONS = ["What is 2+3?", "What is 10*10?", "What is 7-9?"]
 DAPO = [f"Solve it. Put the last line as Answer: $Answer. {question}" for question in QUESTIONS]
 GOLDS = ["5", "100", "-2"]
@@ -48,9 +50,9 @@ def column(rows: list[EncodedPrompt], name: str) -> list[str]:
         ("list_gold.jsonl", {"answer_list": "any"}, PLAIN),
         ("dict_gold.jsonl", {"answer_column": "answer.value"}, PLAIN),
         ("float_gold.jsonl", {}, (QUESTIONS, ["5", "0.1", "145"])),
-        ("float32.parquet", {}, (None, ["0.1", "0.5", "2"])),
-        ("decimal.parquet", {}, (None, None)),
-        ("dict_int.parquet", {}, (None, None)),
+        ("float32.parquet", {}, (QUESTIONS, ["0.1", "33.333332", "-2"])),
+        ("decimal.parquet", {}, (QUESTIONS, ["5.00", "100.10", "-2.00"])),
+        ("dict_int.parquet", {}, PLAIN),
         ("nested.jsonl", {"question_column": "data.q.text", "answer_column": "data.a.value"}, PLAIN),
         ("array.json", {}, PLAIN),
         ("pretty.jsonl", {}, (QUESTIONS[:1], GOLDS[:1])),
@@ -65,14 +67,14 @@ def column(rows: list[EncodedPrompt], name: str) -> list[str]:
         ("aime_int.jsonl", {"question_column": "Problem", "answer_column": "Answer"}, (QUESTIONS, ["25", "204", "73"])),
         ("aime_str.jsonl", PROBLEM, (QUESTIONS, ["025", "204", "073"])),
         ("upper_cols.jsonl", {"question_column": "Question", "answer_column": "Answer"}, PLAIN),
-        ("shards/*.parquet", {}, (None, None)),
-        ("shards", {}, (None, None)),
+        ("shards/*.parquet", {}, (2 * QUESTIONS, 2 * GOLDS)),
+        ("shards", {}, (2 * QUESTIONS, 2 * GOLDS)),
     ],
 )
 def test_a_shape_loads(name: str, source: dict, expected: tuple) -> None:
     rows = read(name, **source)
     for wanted, got in zip(expected, (column(rows, "question"), column(rows, "answer")), strict=True):
-        assert wanted is None or got == wanted, got
+        assert got == wanted
     assert all(isinstance(value, str) and value for row in rows for value in (row.example["answer"], row.example["id"]))
 
 
@@ -144,12 +146,28 @@ def test_bad_golds_are_skipped_counted_and_named(caplog) -> None:
     assert "float_inf.jsonl:3" in caplog.text
 
 
-def test_shards_are_read_in_order_and_a_folder_by_split(tmp_path) -> None:
-    both = read("shards/*.parquet")
-    assert len(both) == 6 or len(both) > 3
-    assert column(both, "question") == column(read("shards"), "question")
+def test_a_folder_gives_the_files_of_its_split() -> None:
     with pytest.raises(UserError, match=r"a folder without validation\.jsonl"):
         read("shards", split="validation")
+
+
+PRESETS = {
+    "dapo_math_verl": "dapo_verl.parquet",
+    "simplerl_zoo": "simplerl_zoo.parquet",
+    "openr1_math": "openr1.parquet",
+    "numina_math": "numina.jsonl",
+    "big_math": "bigmath.jsonl",
+    "math": "math_boxspace.jsonl",
+    "gsm8k": "gsm8k.jsonl",
+    "deepscaler": "numina_proof.jsonl",
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_reads_its_data_sets_columns(preset: str) -> None:
+    config = yaml.safe_load((CONFIGS / f"{preset}.yaml").read_text())["data"]
+    columns = {name: value for name, value in config["train"].items() if name.endswith(("_column", "_format"))}
+    assert len(read(PRESETS[preset], **columns)) == 3
 
 
 def test_an_unknown_format_lists_the_known_ones(tmp_path) -> None:
