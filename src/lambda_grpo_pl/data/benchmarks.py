@@ -11,7 +11,7 @@ one greedy answer to each of 30 questions has a standard error of up to nine poi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
@@ -184,12 +184,15 @@ SUITES: dict[str, tuple[str, ...]] = {
 }
 
 
-def register_benchmark(entry: Benchmark, key: str = "benchmark") -> None:
-    """Make a benchmark known by its name. Raises `UserError` for a name that another entry or a suite has."""
-    if BENCHMARKS.get(entry.name, entry) != entry or entry.name in SUITES:
-        raise UserError(f"{key}.name is {entry.name!r}, which is already a benchmark or suite: choose another name.")
-    find_template(entry.template, f"{key}.template")
-    BENCHMARKS[entry.name] = entry
+def register_benchmarks(entries: Sequence[Benchmark], key: str = "benchmarks") -> None:
+    """Make benchmarks known by their names. Raises `UserError` for a name that another entry or a suite has."""
+    for number, entry in enumerate(entries):
+        find_template(entry.template, f"{key}[{number}].template")
+        if BENCHMARKS.get(entry.name, entry) != entry or entry.name in SUITES:
+            raise UserError(
+                f"{key}[{number}].name is {entry.name!r}, which is already a benchmark or suite: choose another name."
+            )
+        BENCHMARKS[entry.name] = entry
 
 
 def find_benchmarks(names: Iterable[str], key: str = "benchmark") -> list[Benchmark]:

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lambda_grpo_pl.batch import Prompts, RolloutBatch
 from lambda_grpo_pl.data.batching import ValBatches, pad_prompts, share_prompts
-from lambda_grpo_pl.data.benchmarks import Benchmark, register_benchmark
+from lambda_grpo_pl.data.benchmarks import Benchmark, register_benchmarks
 from lambda_grpo_pl.data.prompts import EncodedPrompt, PromptReader, PromptRules
 from lambda_grpo_pl.data.sources import PromptSource, Rows, as_source, as_sources
 from lambda_grpo_pl.data.streams import PromptSequence, PromptStream, PromptTable
@@ -81,10 +81,8 @@ class PromptDataModule(L.LightningDataModule):
             raise UserError(
                 f"data.batch_size is {batch_size} and data.val_batch_size {val_batch_size}: set both to 1 or more."
             )
-        for number, entry in enumerate(benchmarks or []):
-            register_benchmark(entry, f"data.benchmarks[{number}]")
-        self.tokenizer_path = tokenizer_path
-        self.revision, self.trust_remote_code = revision, trust_remote_code
+        register_benchmarks(benchmarks or [], "data.benchmarks")
+        self.tokenizer_path, self.revision, self.trust_remote_code = tokenizer_path, revision, trust_remote_code
         self.train_source = as_source(train if train is not None else PromptSource(), "data.train")
         self.val_sources = as_sources(val if val is not None else PromptSource(split="test"), "data.val")
         self.heldout_source = None if heldout is None else as_source(heldout, "data.heldout")
