@@ -57,10 +57,10 @@ def test_rows_in_memory_train_and_validate(tokenizer_path: str, rows) -> None:
 def test_a_bad_row_in_memory_is_named(tokenizer_path: str) -> None:
     with pytest.raises(UserError, match=r"data\.train, row 1: column 'answer' holds the truth value True"):
         attach(PromptDataModule(tokenizer_path, train=[ROWS[0], {"question": "?", "answer": True}], val=ROWS))
-    with pytest.raises(UserError, match=r"data\.train needs rows that are mappings: it is empty"):
+    with pytest.raises(UserError, match=r"data\.train takes one source, but 0 were given"):
         PromptDataModule(tokenizer_path, train=[])
-    with pytest.raises(UserError, match=r"data\.train needs rows that are mappings: item 1 is not"):
-        PromptDataModule(tokenizer_path, train=[ROWS[0], 3])
+    with pytest.raises(UserError, match=r"data\.train, row 1: a int, not a mapping"):
+        attach(PromptDataModule(tokenizer_path, train=[ROWS[0], 3], val=ROWS))
 
 
 def test_val_takes_a_file_a_source_or_a_list(files: list[str]) -> None:

@@ -11,6 +11,7 @@ import csv
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from glob import glob
 from glob import has_magic as is_glob
@@ -87,7 +88,7 @@ def read_files(files: Iterable[Path]) -> Iterator[NamedRow]:
     for file in files:
         try:
             yield from _reader(file)(file)
-        except (OSError, EOFError, csv.Error) as error:
+        except (OSError, EOFError, zlib.error, csv.Error) as error:
             raise UserError(f"{file} cannot be read ({error}): check that the file is complete.") from error
 
 

@@ -11,7 +11,16 @@ from typing import Any, Protocol, cast
 from lambda_grpo_pl.builtin.tasks import PREFIX, read_task
 from lambda_grpo_pl.data.benchmarks import BENCHMARKS, SUITES, Benchmark, find_benchmarks
 from lambda_grpo_pl.data.columns import AnswerFormat, AnswerList, Columns
-from lambda_grpo_pl.data.readers import SUFFIXES, NamedRow, find_files, is_local, open_hub, read_files, read_hub
+from lambda_grpo_pl.data.readers import (
+    SUFFIXES,
+    BadRowError,
+    NamedRow,
+    find_files,
+    is_local,
+    open_hub,
+    read_files,
+    read_hub,
+)
 from lambda_grpo_pl.data.templates import Template, find_template
 from lambda_grpo_pl.errors import UserError
 
@@ -152,10 +161,9 @@ def as_sources(value: PromptSource | str | Rows | Sequence[PromptSource | str], 
     if isinstance(value, PromptSource | str):
         given = [(key, value)]
     else:
-        items = list(value)
-        if not items or any(isinstance(item, Mapping) for item in items):
-            return [PromptSource(rows=_checked(value, items, key))]
-        given = [(f"{key}[{number}]", item) for number, item in enumerate(items)]
+        if isinstance(next(iter(value), None), Mapping):
+            return [PromptSource(rows=cast(Rows, value))]
+        given = [(f"{key}[{number}]", item) for number, item in enumerate(value)]
     sources = [member for place, item in given for member in _members(item, place)]
     names = [source.name for source in sources]
     for name in names:
@@ -170,16 +178,9 @@ def as_sources(value: PromptSource | str | Rows | Sequence[PromptSource | str], 
 def as_source(value: PromptSource | str | Rows, key: str) -> PromptSource:
     """Return the one source that a user gave for `key`."""
     sources = as_sources(value, key)
-    if len(sources) > 1:
-        raise UserError(f"{key} takes one source, but {len(sources)} were given: choose one.")
+    if len(sources) != 1:
+        raise UserError(f"{key} takes one source, but {len(sources)} were given: set one source, or rows.")
     return sources[0]
-
-
-def _checked(value: Any, items: list[Any], key: str) -> Rows:
-    bad = next((number for number, item in enumerate(items) if not isinstance(item, Mapping)), None)
-    if not items or bad is not None:
-        raise UserError(f"{key} needs rows that are mappings: " + (f"item {bad} is not." if items else "it is empty."))
-    return cast(Rows, value)
 
 
 def _members(item: PromptSource | str | Any, key: str) -> list[PromptSource]:
@@ -206,7 +207,9 @@ def _members(item: PromptSource | str | Any, key: str) -> list[PromptSource]:
 
 def _open(source: PromptSource, key: str) -> Iterator[NamedRow]:
     if source.rows is not None:
-        yield from ((f"{key}, row {number}", row) for number, row in enumerate(source.rows))
+        for number, row in enumerate(source.rows):
+            known = isinstance(row, Mapping)
+            yield f"{key}, row {number}", row if known else BadRowError(f"a {type(row).__name__}, not a mapping")
         return
     entry = None if source.benchmark is None else BENCHMARKS[source.benchmark]
     path = source.path or cast(Benchmark, entry).path

@@ -106,7 +106,7 @@ def render(
             return text
         messages = [{"role": "system", "content": template.system}] if template.system else []
         messages.append({"role": "user", "content": text})
-    elif template != TEMPLATES["chat"]:
+    elif not template.chat or template.system or template.text != SLOT:
         raise UserError(
             f"The questions are chat messages, which template {template.label!r} cannot wrap: set template to chat, or "
             "question_column to one message's text, such as prompt.0.content."
