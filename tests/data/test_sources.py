@@ -71,7 +71,9 @@ def test_val_takes_a_file_a_source_or_a_list(files: list[str]) -> None:
 
 
 def test_sets_of_one_name_are_refused_with_the_key_that_tells_them_apart(files: list[str]) -> None:
-    with pytest.raises(UserError, match=r"Two sets of data\.val share the name 'test'.*data\.val\[…\]\.name"):
+    with pytest.raises(
+        UserError, match=r"Two validation sets in data\.val share a name .test, test.*data\.val\[…\]\.name"
+    ):
         as_sources(list(files), "data.val")
 
 

@@ -166,12 +166,11 @@ def as_sources(value: PromptSource | str | Rows | Sequence[PromptSource | str], 
         given = [(f"{key}[{number}]", item) for number, item in enumerate(value)]
     sources = [member for place, item in given for member in _members(item, place)]
     names = [source.name for source in sources]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(
-                f"Two sets of {key} share the name {name!r}, so their scores would be mixed: give one of them a name "
-                f"({key}[…].name)."
-            )
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"Two validation sets in {key} share a name ({', '.join(names)}), so their scores would be mixed: give each "
+            f"its own in {key}[…].name."
+        )
     return sources
 
 
