@@ -168,8 +168,8 @@ def as_sources(value: PromptSource | str | Rows | Sequence[PromptSource | str], 
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         raise UserError(
-            f"Two validation sets in {key} share a name ({', '.join(names)}), so their scores would be mixed: give each "
-            f"its own in {key}[…].name."
+            f"Two validation sets in {key} share a name ({', '.join(names)}), so their scores would be mixed: give "
+            f"each its own in {key}[…].name."
         )
     return sources
 
