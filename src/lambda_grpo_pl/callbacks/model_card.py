@@ -23,7 +23,7 @@ def write_model_card(folder: Path, trainer: L.Trainer, pl_module: L.LightningMod
         "Method": f"{method} (length preference {preference.family}, λ {preference.learn})",
         "Final λ": f"{float(trainer.callback_metrics['preference/lambda']):+.4f}",
         "Policy updates": str(trainer.global_step),
-        "Training prompts": f"{data.train_source.name}, template {data.train_source.default_template!r}",
+        "Training prompts": f"{data.train_source.name}, template {data.train_source.prompt_template.label!r}",
         "Rewards": " + ".join(f"{spec.weight:g} × {spec.label}" for spec in engine(trainer).suites.training.specs),
         "Responses": f"{engine(trainer).sampling.num_samples} per prompt, {data.batch_size} prompts per rollout",
         "Seed": str(data.seed),

@@ -60,7 +60,7 @@ def describe_plan(trainer: L.Trainer, pl_module: L.LightningModule) -> list[tupl
 def _describe_source(source: PromptSource, data: PromptDataModule) -> str:
     size = data.num_train_prompts
     number = "an endless stream" if size is None else f"{size:,} prompts"
-    return f"{source.path or source.name}, {number}, template {source.default_template!r}"
+    return f"{source.path or source.name}, {number}, template {source.prompt_template.label!r}"
 
 
 def _validation(trainer: L.Trainer, data: PromptDataModule) -> str:
