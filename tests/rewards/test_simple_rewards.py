@@ -2,12 +2,12 @@
 
 import pytest
 
-from lambda_grpo_pl.rewards import build
-from lambda_grpo_pl.rewards.verdict import as_verdict
+from lambda_grpo_pl.rewards.calls import CallUnit, RewardCaller
 
 
 def score(name, completion, params=None, **example):
-    return as_verdict(build(name, params or {})(completion, example))
+    caller = RewardCaller.build(name, params or {})
+    return caller.score([CallUnit([completion], [example])])[0]
 
 
 @pytest.mark.parametrize(

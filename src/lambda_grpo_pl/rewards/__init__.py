@@ -1,12 +1,13 @@
 """Rewards: pure text → number, by name, weighted; verifiers that may hang run in a killable process pool.
 
-    suite.py        RewardSpec, RewardSuite: what the callbacks use; ahead.py judges while others still sample
-    registry.py     names, `@register("mine")`, dotted paths
-    verdict.py      Verdict, and the two shapes of a reward
-    math/           math, numeric, exact, multiple_choice   (extraction → normalization → quantities → equivalence),
-                    and math_lenient, scored as another harness does
+    suite.py        RewardSuite: what the callbacks use; ahead.py judges while later responses are sampled
+    spec.py         RewardSpec: one item of `reward.functions`
+    registry.py     names, `@register("mine")`, dotted paths, plugins
+    calls.py        how a function is called: per response, per group, per batch; TRL's signature; async
+    verdict.py      Verdict, and what counts as a score
+    math/           math, numeric, exact, multiple_choice, math_lenient (its own page: `math/__init__.py`)
     formats.py      format_think, format_boxed, json, regex
-    lengths.py      overlong, length
+    lengths.py      overlong, length, length_ratio
     overlap.py      rouge, chrf, bleu
     pool.py         the killable pool; worker.py is its other end
 
@@ -15,10 +16,12 @@ No torch here, and math-verify is imported by workers only.
 
 from lambda_grpo_pl.rewards import formats, lengths, overlap  # noqa: F401 - registers the built-in rewards
 from lambda_grpo_pl.rewards.ahead import JudgingAhead
+from lambda_grpo_pl.rewards.calls import RewardError, groupwise
 from lambda_grpo_pl.rewards.math import answers, lenient  # noqa: F401 - likewise
 from lambda_grpo_pl.rewards.pool import PoolConfig
-from lambda_grpo_pl.rewards.registry import REGISTRY, build, register
-from lambda_grpo_pl.rewards.suite import RewardSpec, RewardSuite, SuiteScores, grade
+from lambda_grpo_pl.rewards.registry import REGISTRY, build, describe, import_plugins, register
+from lambda_grpo_pl.rewards.spec import RewardSpec
+from lambda_grpo_pl.rewards.suite import RewardSuite, SuiteScores, grade
 from lambda_grpo_pl.rewards.verdict import Query, Reward, Status, Verdict, Verifier
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "PoolConfig",
     "Query",
     "Reward",
+    "RewardError",
     "RewardSpec",
     "RewardSuite",
     "Status",
@@ -34,6 +38,9 @@ __all__ = [
     "Verdict",
     "Verifier",
     "build",
+    "describe",
     "grade",
+    "groupwise",
+    "import_plugins",
     "register",
 ]

@@ -7,7 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
-from lambda_grpo_pl.rewards.suite import Columns, RewardSuite, Row, as_rows
+from lambda_grpo_pl.rewards.calls import Row
+from lambda_grpo_pl.rewards.suite import Columns, RewardSuite, as_rows, find_groups
 from lambda_grpo_pl.rewards.verdict import Verdict
 
 
@@ -17,6 +18,8 @@ class _Part(NamedTuple):
     first: int
     completions: Sequence[str]
     rows: Sequence[Row]
+    groups: Sequence[int]
+    """Sizes of the groups in the part."""
 
 
 class JudgingAhead:
@@ -42,8 +45,9 @@ class JudgingAhead:
         lengths: Sequence[int],
         truncated: Sequence[bool],
     ) -> None:
-        """Judge rows first, first + 1, … of the batch in the background; arguments as in `RewardSuite.score`."""
-        self._waiting.put(_Part(first, completions, as_rows(completions, examples, lengths, truncated)))
+        """Judge rows first, first + 1, … of the batch in the background, in whole groups; arguments as in `score`."""
+        rows = as_rows(completions, examples, lengths, truncated)
+        self._waiting.put(_Part(first, completions, rows, find_groups(examples)))
         self._turns.append(self._thread.submit(self._judge_waiting))
 
     def finish(self) -> Columns:
@@ -64,7 +68,9 @@ class JudgingAhead:
             return
         places = [part.first + offset for part in parts for offset in range(len(part.completions))]
         columns = self._suite.judge(
-            [text for part in parts for text in part.completions], [row for part in parts for row in part.rows]
+            [text for part in parts for text in part.completions],
+            [row for part in parts for row in part.rows],
+            [size for part in parts for size in part.groups],
         )
         for number, verdicts in columns.items():
             self._verdicts.setdefault(number, {}).update(zip(places, verdicts, strict=True))

@@ -1,4 +1,4 @@
-"""Rewards for the form of a completion: tags, a box, JSON, a pattern."""
+"""Rewards for the form of a response: tags, a box, JSON, a pattern."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rewards.math.extraction import boxed_spans
 from lambda_grpo_pl.rewards.registry import register
 from lambda_grpo_pl.rewards.verdict import Verdict
@@ -18,7 +19,7 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 def format_think(completion: str, example: Mapping[str, Any], opened: bool = False) -> bool:
     """R1's form: one `<think>…</think>` with text in it, then one non-empty `<answer>…</answer>`, and nothing around.
 
-    `opened`: the prompt ends in `<think>`, so that the completion starts inside. Source: DeepSeek-R1, 2501.12948.
+    `opened`: the prompt ends in `<think>`, so that the response starts inside. Source: DeepSeek-R1, 2501.12948.
     """
     text = ("<think>" if opened else "") + completion.strip()
     if any(text.count(tag) != 1 for tag in _TAGS):
@@ -34,13 +35,13 @@ def format_think(completion: str, example: Mapping[str, Any], opened: bool = Fal
 
 @register("format_boxed")
 def format_boxed(completion: str, example: Mapping[str, Any]) -> bool:
-    r"""The completion has a complete, non-empty `\boxed{…}`."""
+    r"""The response has a complete, non-empty `\boxed{…}`."""
     return any(completion[start:end].strip() for start, end in boxed_spans(completion))
 
 
 @register("json")
 class JsonReward:
-    """The completion, or its last fenced block, is one JSON value.
+    """The response, or its last fenced block, is one JSON value.
 
     Scores 1 or 0; `no_answer` if nothing parses. With `keys` it must be an object that has them; with `match_answer`
     it must equal `example["answer"]`, itself JSON.
@@ -51,7 +52,7 @@ class JsonReward:
         self.match_answer = match_answer
 
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
-        """Score one completion."""
+        """Score one response."""
         blocks = completion.split("```")
         text = blocks[-2].removeprefix("json") if len(blocks) >= 3 else completion
         try:
@@ -67,21 +68,21 @@ class JsonReward:
 
 @register("regex")
 class RegexReward:
-    """The completion matches a pattern: anywhere (`search`), or as a whole with `full`.
+    """The response matches a pattern: anywhere (`search`), or as a whole with `full`.
 
     With a group, the last match's first group is the answer and must equal `example["answer"]`. The pattern is yours
-    and runs inline: one that backtracks without bound belongs behind `isolated: true`.
+    and runs inline: set `isolated: true` for one that can backtrack without bound.
     """
 
     def __init__(self, pattern: str, full: bool = False) -> None:
         try:
             self.pattern = re.compile(pattern, re.DOTALL)
         except re.error as error:
-            raise ValueError(f"The pattern {pattern!r} is not a regular expression: {error}.") from error
+            raise UserError(f"regex: the pattern {pattern!r} is not a regular expression: {error}.") from error
         self.full = full
 
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
-        """Score one completion."""
+        """Score one response."""
         whole = self.pattern.fullmatch(completion.strip())
         matches = [whole] if self.full else list(self.pattern.finditer(completion))
         match = matches[-1] if matches else None

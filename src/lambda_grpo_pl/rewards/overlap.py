@@ -1,10 +1,11 @@
-"""Rewards for summarisation and translation: overlap with a reference, `example["answer"]`, scaled to [0, 1]."""
+"""Rewards for summarization and translation: overlap with a reference, `example["answer"]`, scaled to [0, 1]."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rewards.registry import register
 
 
@@ -16,7 +17,7 @@ class Rouge:
         from rouge_score.rouge_scorer import RougeScorer
 
         if kind not in ("rouge1", "rouge2", "rougeL", "rougeLsum"):
-            raise ValueError(f"rouge: kind must be rouge1, rouge2, rougeL or rougeLsum, got {kind!r}.")
+            raise UserError(f"rouge: kind must be rouge1, rouge2, rougeL or rougeLsum, got {kind!r}.")
         self.kind = kind
         self.scorer = RougeScorer([kind], use_stemmer=stem)
 

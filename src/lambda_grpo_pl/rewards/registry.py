@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
-from functools import partial
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, cast
 
-from lambda_grpo_pl.rewards.verdict import Reward
+from lambda_grpo_pl.errors import UserError
 
 REGISTRY: dict[str, Callable[..., Any]] = {}
 """Name → reward function, or class whose instances are rewards and whose arguments come from YAML."""
+WHOLE_RESPONSE = "the whole response"
+
+_READS: dict[str, str] = {}
+"""Name → what the reward reads, where that is not the whole response."""
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 
-def register(name: str) -> Callable[[Entry], Entry]:
-    """Register a reward function or class under `name`.
+def register(name: str, reads: str = WHOLE_RESPONSE) -> Callable[[Entry], Entry]:
+    """Register a reward function or class under `name`; `reads` says which part of a response it looks at.
 
     Example::
 
@@ -25,42 +30,76 @@ def register(name: str) -> Callable[[Entry], Entry]:
         def mentions_pi(completion, example):
             return "π" in completion
 
-    Raises `ValueError` if the name is taken by something else.
+    Raises `UserError` if the name is taken by something else.
     """
 
     def add(entry: Entry) -> Entry:
         if REGISTRY.get(name, entry) is not entry:
-            raise ValueError(f"A reward named {name!r} is already registered: choose another name for {entry!r}.")
-        REGISTRY[name] = entry
+            raise UserError(f"A reward named {name!r} is already registered: choose another name for {entry!r}.")
+        REGISTRY[name], _READS[name] = entry, reads
         return entry
 
     return add
 
 
-def build(name: str, params: Mapping[str, Any]) -> Reward:
-    """Make the reward `name` (registered, or a dotted path such as `my_pkg.my_mod.my_reward`) with its parameters.
+def describe(name: str) -> str:
+    """Return which part of a response the reward `name` reads, in words that are printed with every score."""
+    return _READS.get(name, WHOLE_RESPONSE)
 
-    A class is instantiated with `params`; a function gets them as keyword arguments at every call. Raises `ValueError`
-    for an unknown name, a path that does not import, and parameters that do not fit.
+
+def build(name: str, params: Mapping[str, Any]) -> Callable[..., Any]:
+    """Find the reward `name` (registered, or a dotted path such as `my_pkg.my_mod.my_reward`).
+
+    A class is instantiated with `params`; a function is returned as it is, and gets them at every call. Raises
+    `UserError` for an unknown name, a path that does not import, and parameters that do not fit.
     """
-    entry = REGISTRY[name] if name in REGISTRY else _import(name)
+    entry: Any = REGISTRY[name] if name in REGISTRY else _import(name)
     if not callable(entry):
-        raise ValueError(f"{name!r} is {type(entry).__name__}, not a reward: name a function or a class.")
+        raise UserError(f"The reward {name!r} is of type {type(entry).__name__}; name a function or a class.")
+    if not inspect.isclass(entry):
+        return cast(Callable[..., Any], entry)
     try:
-        if inspect.isclass(entry):
-            return cast(Reward, entry(**params))
-        inspect.signature(entry).bind("", {}, **params)
+        return cast(Callable[..., Any], entry(**params))
     except TypeError as error:
-        raise ValueError(f"The parameters {dict(params)} do not fit the reward {name!r}: {error}.") from error
-    return partial(entry, **params) if params else entry
+        raise UserError(f"The parameters {dict(params)} do not fit the reward {name!r}: {error}.") from error
+
+
+def import_plugins(names: Iterable[str]) -> None:
+    """Import modules by dotted name, so that what they register can be named in YAML.
+
+    Modules of the working directory are found too. Raises `UserError` for a name that cannot be found; an exception
+    inside a module keeps its traceback.
+    """
+    for name in names:
+        _import_module(name)
+
+
+def _import_module(name: str) -> Any:
+    """Import from `sys.path` with the working directory on it: a console script has its own folder there instead."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+            raise  # the module exists, but imports another that does not
+        raise UserError(
+            f"There is no module {error.name!r} in {os.getcwd()} or among the installed packages: "
+            "correct the name, start from the folder that holds the module, or set PYTHONPATH."
+        ) from error
 
 
 def _import(path: str) -> Any:
     module, _, attribute = path.rpartition(".")
     if not module:
         known = ", ".join(sorted(REGISTRY))
-        raise ValueError(f"There is no reward {path!r}: use one of {known}, or a dotted path to your own function.")
+        raise UserError(
+            f"Unknown reward {path!r} in reward.functions: use one of {known}, or a dotted path to your own function "
+            "(module.function)."
+        )
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"The reward {path!r} could not be imported: {error}.") from error
+        return getattr(_import_module(module), attribute)
+    except AttributeError as error:
+        raise UserError(f"The module {module!r} has no {attribute!r}: correct the reward {path!r}.") from error
+    except UserError as error:
+        raise UserError(f"The reward {path!r} could not be imported: {error}") from error

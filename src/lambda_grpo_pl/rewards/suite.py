@@ -1,43 +1,23 @@
-"""Several weighted rewards over a batch of completions: cheap ones inline, the ones that may hang in the pool."""
+"""Several weighted rewards over a batch of responses: cheap ones inline, the ones that may hang in the pool."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
+from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.rewards.calls import CallUnit, IsolatedReward, RewardCaller, Row
 from lambda_grpo_pl.rewards.pool import Call, PoolConfig, VerifierPool
-from lambda_grpo_pl.rewards.registry import build
-from lambda_grpo_pl.rewards.verdict import FAILED, Query, Verdict, Verifier, as_verdict, judged
+from lambda_grpo_pl.rewards.spec import RewardSpec
+from lambda_grpo_pl.rewards.verdict import FAILED, Query, Verdict, Verifier, judge_answer
 
-Row = Mapping[str, Any]
-"""A dataset row with `response_length` and `truncated`."""
 Columns = Mapping[int, list[Verdict]]
-"""Number of a reward in the suite → its verdicts, one a row."""
-
-
-@dataclass(kw_only=True)
-class RewardSpec:
-    """One reward and its weight in the total."""
-
-    name: str
-    """A registered reward (`math`, `format_think`, `overlong`, …) or a dotted path to your own function or class."""
-    weight: float = 1.0
-    """What its score is multiplied by in the total; 0 logs it without training on it."""
-    params: dict[str, Any] = field(default_factory=dict)
-    """Its parameters: a class's constructor arguments, or keyword arguments of a function."""
-    label: str = ""
-    """Its name on the dashboard; by default the last part of `name`."""
-    isolated: bool = False
-    """Run it in the verifier pool, under its time-out: for your own function that may hang. `math` always does."""
-
-    def __post_init__(self) -> None:
-        self.label = self.label or self.name.rpartition(".")[2]
+"""Number of a reward in the suite → its verdicts, one per response."""
 
 
 class SuiteScores(NamedTuple):
-    """What N completions earned, in the order they came."""
+    """What N responses earned, in the order they came."""
 
     totals: list[float]
     """N weighted sums of the parts: what trains."""
@@ -48,13 +28,15 @@ class SuiteScores(NamedTuple):
     active: list[bool]
     """N: False leaves the response out of the loss: failed under `exclude`, truncated under `exclude_truncated`."""
     num_failed: int
-    """Completions on which some reward timed out or crashed."""
+    """Responses on which some reward timed out or crashed."""
     num_no_answer: int
-    """Completions in which the first reward found no answer."""
+    """Responses in which the first reward found no answer."""
+    extras: dict[str, float]
+    """`label/name` → mean of the further numbers that a reward returned, over the responses that have them."""
 
 
 class RewardSuite:
-    """Score completions with the rewards of a YAML list; the first is the task's and decides what counts as correct.
+    """Score responses with the rewards of a list; the first is the task's and decides what counts as correct.
 
     Example::
 
@@ -62,35 +44,41 @@ class RewardSuite:
         suite.score(["… \\\\boxed{4}"], [{"answer": "4"}], lengths=[17], truncated=[False]).totals  # [1.0]
 
     Args:
-        specs: the rewards, the task's first.
+        rewards: the rewards, the task's first: `RewardSpec`s, or plain functions as `calls` describes them.
         pool: the isolated workers' settings; workers start with the first answer that needs one.
         on_failure: a failed verifier scores 0 (`zero`), or takes its response out of the loss (`exclude`).
         exclude_truncated: take truncated responses out of the loss (DAPO's overlong filtering).
+
+    Raises `UserError` for an empty list, two rewards with one label, and what `build` refuses.
     """
 
     def __init__(
         self,
-        specs: Sequence[RewardSpec],
+        rewards: Sequence[RewardSpec | Callable[..., Any]],
         pool: PoolConfig | None = None,
         on_failure: Literal["zero", "exclude"] = "zero",
         exclude_truncated: bool = False,
     ) -> None:
+        specs = [spec if isinstance(spec, RewardSpec) else RewardSpec.from_function(spec) for spec in rewards]
+        if not specs:
+            raise UserError("reward.functions is empty: name at least one reward, for example {name: math}.")
         labels = [spec.label for spec in specs]
-        if not specs or len(set(labels)) < len(labels):
-            raise ValueError(f"A suite needs at least one reward and distinct labels, got {labels}: set `label`.")
-        if on_failure not in ("zero", "exclude"):
-            raise ValueError(f"on_failure must be zero or exclude, got {on_failure!r}.")
-        self.specs = list(specs)
-        self.on_failure, self.exclude_truncated = on_failure, exclude_truncated
-        self._rewards = [build(spec.name, spec.params) for spec in specs]
-        isolated: dict[int, Callable[..., Any]] = {}
-        for number, (spec, reward) in enumerate(zip(specs, self._rewards, strict=True)):
-            if isinstance(reward, Verifier):
-                isolated[number] = reward.judge
-            elif spec.isolated:
-                isolated[number] = reward
-        warm_up = [reward.warm_up for reward in self._rewards if isinstance(reward, Verifier)]
-        self._pool = VerifierPool(pool or PoolConfig(), isolated, warm_up)
+        if len(set(labels)) < len(labels):
+            raise UserError(f"reward.functions: two rewards share a label ({', '.join(labels)}); set `label`.")
+        self.specs, self.on_failure, self.exclude_truncated = specs, on_failure, exclude_truncated
+        callers = [
+            RewardCaller(spec.name, spec.function, {}) if spec.function else RewardCaller.build(spec.name, spec.params)
+            for spec in specs
+        ]
+        self._verifiers = {
+            number: caller.function for number, caller in enumerate(callers) if isinstance(caller.function, Verifier)
+        }
+        self._callers = {number: caller for number, caller in enumerate(callers) if number not in self._verifiers}
+        isolated: dict[int, Callable[..., Any]] = {
+            number: IsolatedReward(caller) for number, caller in self._callers.items() if specs[number].isolated
+        }
+        isolated |= {number: verifier.judge for number, verifier in self._verifiers.items()}
+        self._pool = VerifierPool(pool or PoolConfig(), isolated, [v.warm_up for v in self._verifiers.values()])
 
     def score(
         self,
@@ -99,19 +87,26 @@ class RewardSuite:
         lengths: Sequence[int],
         truncated: Sequence[bool],
         judged: Columns | None = None,
+        group_size: int | None = None,
     ) -> SuiteScores:
-        """Score N completions against N dataset rows; `lengths` in tokens, end-of-sequence included.
+        """Score N responses against N dataset rows; `lengths` in tokens, end-of-sequence included.
 
-        Safe from any thread. `judged` is what `judge` has said of these rows already. Raises `ValueError` if the four
-        differ in number; a verifier that hangs or crashes raises nothing, it counts.
+        Safe from any thread. `judged` holds the verdicts that `judge` has returned for these rows already.
+        `group_size` is the number of responses to a prompt, for rewards that compare within a group; without it,
+        neighbors that share one example object are a group. Raises `ValueError` if the four differ in number,
+        `UserError` for a wrong return, `RewardError` if a reward raises; a verifier that hangs or crashes raises
+        nothing and is counted.
         """
         rows = as_rows(completions, examples, lengths, truncated)
-        columns = {**(self.judge(completions, rows) if judged is None else judged)}
-        for number, reward in enumerate(self._rewards):
+        groups = find_groups(examples) if group_size is None else [group_size] * (len(rows) // group_size)
+        columns = {**(self.judge(completions, rows, groups) if judged is None else judged)}
+        for number, caller in self._callers.items():
             if number not in columns:
-                columns[number] = [as_verdict(reward(text, row)) for text, row in zip(completions, rows, strict=True)]
+                units = list(caller.split(completions, rows, groups))
+                isolated = self.specs[number].isolated
+                columns[number] = self._score_isolated(number, units) if isolated else caller.score(units)
         verdicts = [columns[number] for number in range(len(self.specs))]
-        failed = [any(column[row].status == "failed" for column in verdicts) for row in range(len(completions))]
+        failed = [any(column[row].status == "failed" for column in verdicts) for row in range(len(rows))]
         return SuiteScores(
             totals=[
                 sum(spec.weight * verdict.score for spec, verdict in zip(self.specs, column, strict=True))
@@ -128,17 +123,20 @@ class RewardSuite:
             ],
             num_failed=sum(failed),
             num_no_answer=sum(verdict.status == "no_answer" for verdict in verdicts[0]),
+            extras=_mean_extras(self.specs, verdicts),
         )
 
-    def judge(self, completions: Sequence[str], rows: Sequence[Row]) -> Columns:
-        """Let the pool judge: the verdicts of the isolated rewards alone, whose work costs this process no time."""
-        columns: dict[int, list[Verdict]] = {}
-        for number, (spec, reward) in enumerate(zip(self.specs, self._rewards, strict=True)):
-            if isinstance(reward, Verifier):
-                columns[number] = self._verify(number, reward, completions, rows)
-            elif spec.isolated:
-                calls = [Call(number, (text, row)) for text, row in zip(completions, rows, strict=True)]
-                columns[number] = [_received(value) for value in self._pool.run(calls)]
+    def judge(self, completions: Sequence[str], rows: Sequence[Row], groups: Sequence[int]) -> Columns:
+        """Return the verdicts of the isolated rewards alone; the pool works for them, not this process.
+
+        The rows may be a part of the batch, in whole groups: rewards that take a whole batch are left to `score`.
+        """
+        columns = {
+            number: self._verify(number, verifier, completions, rows) for number, verifier in self._verifiers.items()
+        }
+        for number, caller in self._callers.items():
+            if self.specs[number].isolated and caller.scope != "batch":
+                columns[number] = self._score_isolated(number, list(caller.split(completions, rows, groups)))
         return columns
 
     def close(self) -> None:
@@ -157,9 +155,39 @@ class RewardSuite:
             if isinstance(item, Verdict):
                 return item
             outcome = outcomes[item]
-            return FAILED._replace(extracted=item.answer) if outcome is None else judged(bool(outcome), item.answer)
+            failed = FAILED._replace(extracted=item.answer)
+            return failed if outcome is None else judge_answer(bool(outcome), item.answer)
 
         return [settle(item) for item in prepared]
+
+    def _score_isolated(self, number: int, units: Sequence[CallUnit]) -> list[Verdict]:
+        """Score in the pool. A unit that failed fails each of its responses; a wrong return raises `UserError`."""
+        verdicts: list[Verdict] = []
+        for unit, value in zip(units, self._pool.run([Call(number, unit) for unit in units]), strict=True):
+            if isinstance(value, dict):
+                raise UserError(value["user_error"])
+            verdicts.extend([FAILED] * len(unit.rows) if value is None else [Verdict(*fields) for fields in value])
+        return verdicts
+
+
+def _mean_extras(specs: Sequence[RewardSpec], verdicts: Sequence[Sequence[Verdict]]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for spec, column in zip(specs, verdicts, strict=True):
+        for verdict in column:
+            for name, value in verdict.extras.items():
+                found.setdefault(f"{spec.label}/{name}", []).append(value)
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def find_groups(examples: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the sizes of the runs of neighbors that share one example object."""
+    sizes: list[int] = []
+    for number, example in enumerate(examples):
+        if number and example is examples[number - 1]:
+            sizes[-1] += 1
+        else:
+            sizes.append(1)
+    return sizes
 
 
 def as_rows(
@@ -180,20 +208,13 @@ def as_rows(
     ]
 
 
-def _received(value: Any) -> Verdict:
-    """What a worker's JSON says: nothing (it failed), a verdict's fields, or a plain score."""
-    if value is None:
-        return FAILED
-    return as_verdict(Verdict(*value) if isinstance(value, list) else value)
-
-
 @cache
 def _grader() -> RewardSuite:
     return RewardSuite([RewardSpec(name="math")], PoolConfig(num_workers=1))
 
 
 def grade(gold: str, completion: str) -> Verdict:
-    """Judge one completion against one gold with the `math` reward, isolated, from any thread.
+    """Judge one response against one gold with the `math` reward, isolated, from any thread.
 
     For interactive use and tests; a batch is faster through `RewardSuite.score`. Its worker lives as long as we do.
     """

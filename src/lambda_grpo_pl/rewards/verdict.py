@@ -1,26 +1,32 @@
-"""What a reward says about one completion, and the two shapes a reward may have."""
+"""What a reward says about one response, and the two shapes a built-in reward may have."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from numbers import Real
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol
+
+from lambda_grpo_pl.errors import UserError
 
 Status = Literal["ok", "no_answer", "failed"]
 
 
 class Verdict(NamedTuple):
-    """One completion's outcome under one reward."""
+    """One response's outcome under one reward."""
 
     score: float
     """The reward, dimensionless; usually in [0, 1], penalties are negative."""
     correct: bool
-    """Does the completion count as right? Splits lengths on the dashboard and makes accuracy in evaluation."""
+    """Whether the response counts as right. Splits lengths on the dashboard and makes accuracy in evaluation."""
     extracted: str | None = None
-    """The answer that was found in the completion, or None."""
+    """The answer that was found in the response, or None."""
     status: Status = "ok"
     """`no_answer`: nothing to judge. `failed`: the verifier timed out or crashed, which is not the same as wrong."""
+    extras: Mapping[str, float] = MappingProxyType({})
+    """Further numbers to log, by name."""
 
 
 FAILED = Verdict(0.0, False, None, "failed")
@@ -28,14 +34,15 @@ NO_ANSWER = Verdict(0.0, False, None, "no_answer")
 
 
 class Reward(Protocol):
-    """A pure function of a completion's text and its dataset row.
+    """A pure function of a response's text and its dataset row.
 
-    `example` is the row as the dataset has it (`answer` holds the gold) plus two reserved keys that the suite adds:
-    `response_length` (int, tokens, end-of-sequence included) and `truncated` (bool, the length limit cut it off).
+    `calls` describes the other signatures. `example` is the row as the dataset has it
+    (`answer` holds the gold) plus two reserved keys that the suite adds: `response_length`
+    (int, tokens, end-of-sequence included) and `truncated` (bool, the length limit cut it off).
     """
 
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict | float | bool:
-        """Score one completion."""
+        """Score one response."""
         ...
 
 
@@ -51,7 +58,7 @@ class Verifier(ABC):
 
     `prepare` runs inline in linear time and settles what it can. What it cannot settle becomes a `Query`, and
     `judge(gold, answer)` runs in a worker that is killed when it overruns. The split is what makes groups cheap: 16
-    completions of one prompt differ in every word of their reasoning and share a handful of answers.
+    responses to one prompt differ in every word of their reasoning and share a handful of answers.
     """
 
     @abstractmethod
@@ -70,21 +77,58 @@ class Verifier(ABC):
         prepared = self.prepare(completion, example)
         if isinstance(prepared, Verdict):
             return prepared
-        return judged(self.judge(*prepared), prepared.answer)
+        return judge_answer(self.judge(*prepared), prepared.answer)
 
 
-def judged(correct: bool, answer: str) -> Verdict:
-    """The verdict for an answer that was found and judged: 1 or 0."""
+def judge_answer(correct: bool, answer: str) -> Verdict:
+    """Return the verdict for an answer that was found and compared with the gold: 1 or 0."""
     return Verdict(float(correct), correct, answer)
 
 
-def as_verdict(value: Verdict | float | bool) -> Verdict:
-    """Read what a reward function returned.
+def as_verdict(value: object, name: str = "") -> Verdict:
+    """Read what the reward `name` returned for one response.
 
-    A bool is right or wrong; a number is a score, right from 0.5 up. A score that is not finite counts as a failure
-    of the reward: one NaN would otherwise reach every advantage of its group.
+    A bool is right or wrong; a number is a score, right from 0.5 up; numpy scalars and one-element tensors count as
+    numbers. A mapping has a `score`, may have `correct`, and its other numbers are logged by name. Raises `UserError`
+    for anything else and for a score that is not finite: one NaN would reach every advantage of its group.
     """
     if isinstance(value, Verdict):
-        return value if math.isfinite(value.score) else FAILED
-    score = float(value)
-    return Verdict(score, score >= 0.5) if math.isfinite(score) else FAILED
+        fields = value._asdict()
+    elif isinstance(value, Mapping) and "score" in value:
+        extras = {key: value[key] for key in value if key not in ("score", "correct")}
+        fields = {"score": value["score"], "extras": extras} | (
+            {"correct": value["correct"]} if "correct" in value else {}
+        )
+    else:
+        fields = {"score": value}
+    score = as_number(fields["score"])
+    extras = {key: as_number(extra) for key, extra in fields.get("extras", {}).items()}
+    if score is None or not math.isfinite(score) or None in extras.values():
+        raise UserError(
+            f"The reward {name or 'function'} returned {_abbreviate(value)}: return a bool, a finite number, a dict "
+            "with a 'score' and further numbers, or a Verdict."
+        )
+    return Verdict(**{**fields, "score": score, "correct": bool(fields.get("correct", score >= 0.5)), "extras": extras})
+
+
+def as_number(value: object) -> float | None:
+    """Return a bool, number, numpy scalar or one-element tensor as a float; None for anything else."""
+    if not isinstance(value, Real) and hasattr(value, "item"):
+        try:
+            value = value.item()
+        except (TypeError, ValueError, RuntimeError):  # more than one element
+            return None
+    if not isinstance(value, Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def _abbreviate(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer with more digits than Python prints
+        text = f"an integer of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+    return text if len(text) <= 80 else text[:80] + "…"

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite, grade
+from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite, build, grade
 
-CASES = [
-    json.loads(line)
-    for line in (Path(__file__).parents[2] / "data/rewards/grader_cases.jsonl").read_text().splitlines()
-]
+DATA = Path(__file__).parents[2] / "data/rewards"
+CASES = [json.loads(line) for line in (DATA / "grader_cases.jsonl").read_text(encoding="utf-8").splitlines()]
 ORDINARY = [case for case in CASES if not case["category"].startswith("adv_")]
 HOSTILE = [case for case in CASES if case["category"].startswith("adv_")]
 TIMEOUT_S = 3.0
@@ -45,6 +43,46 @@ def test_ordinary_cases_come_out_as_expected():
     ]
     assert scores.num_failed == 0
     assert wrong == []
+
+
+@pytest.mark.parametrize("name", ["reported_cases", "variant_cases"])
+def test_cases_after_reported_faults_come_out_as_expected(name):
+    """`reported`: after faults that users reported to graders; `variant`: the same kinds, right and wrong alike."""
+    cases = [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    patient = RewardSuite([RewardSpec(name="math")], PoolConfig(timeout_s=60.0))
+    scores = judge(patient, [(case["gold"], case["prediction"]) for case in cases])
+    patient.close()
+    wrong = [
+        (case["gold"], case["prediction"])
+        for case, verdict in zip(cases, scores.verdicts, strict=True)
+        if verdict.correct != case["expected"]
+    ]
+    assert scores.num_failed == 0
+    assert wrong == []
+
+
+LONG_WINDED = {
+    "words after the cue": ("the answer is ", "word ", ""),
+    "spaces in a box": (r"\boxed{1", "  ", "1}"),
+    "spaces after the cue": ("the answer is 1", "  ", "1"),
+    "non-breaking spaces": (r"\boxed{1", "~~", "1}"),
+    "spacing commands": (r"\boxed{1", r"\ ", "x}"),
+    "words in a box": (r"\boxed{1", " meters", "!}"),
+    "joined boxes": ("", r"\boxed{1},", ""),
+    "headings": ("", "final answer\n", ""),
+}
+
+
+@pytest.mark.parametrize("shape", LONG_WINDED)
+@pytest.mark.parametrize("name", ["math", "math_lenient", "numeric", "exact", "multiple_choice", "format_boxed"])
+def test_inline_reading_is_linear_in_the_response(name, shape):
+    """16,000 repetitions. Quadratic scans took 10 s to 100 s here; the bound leaves room for a busy machine."""
+    before, part, after = LONG_WINDED[shape]
+    reward = build(name, {})
+    read = getattr(reward, "prepare", reward)
+    start = time.process_time()
+    read(before + part * 16_000 + after, {"answer": "3"})
+    assert time.process_time() - start < 0.5
 
 
 def test_hostile_cases_earn_nothing_and_end_in_time_off_the_main_thread(suite):

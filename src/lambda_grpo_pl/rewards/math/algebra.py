@@ -13,7 +13,22 @@ from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Derivative, Expr, Float, I, Integral, Limit, MatrixBase, MatrixExpr, Product, Sum
+from sympy import (
+    Basic,
+    Derivative,
+    Expr,
+    Float,
+    I,
+    Integral,
+    Limit,
+    MatrixBase,
+    MatrixExpr,
+    Pow,
+    Product,
+    Rational,
+    Sum,
+    real_root,
+)
 from sympy.core.function import AppliedUndef
 
 # It warns at every process start that its time-outs are off.
@@ -33,6 +48,8 @@ def same_expression(gold: str, answer: str) -> bool:
     left, right = parsed_gold[0], parsed_answer[0]
     if _is_array(left) != _is_array(right):
         return False
+    if _same_with_real_roots(left, right):
+        return True
     if not (isinstance(left, str) or isinstance(right, str) or _is_array(left)):
         exact = _exact_numbers_equal(left, right)
         if exact is not None:
@@ -64,6 +81,39 @@ def _exact_numbers_equal(gold: Any, answer: Any) -> bool | None:
         return None
     difference, size = abs(values[0] - values[1]), abs(values[0])
     return bool(difference <= size * Float("1e-30", 40))
+
+
+_REAL_POINTS = (Rational(37, 100), Rational(-61, 100), Rational(143, 100), Rational(-229, 100))
+
+
+def _same_with_real_roots(gold: Any, answer: Any) -> bool:
+    r"""Equal when odd roots are read as real ones, as in school: \sqrt[3]{-8} = -2, \sqrt[3]{x^2} = x^{2/3}.
+
+    Compared to 30 digits at points of both signs; applies only where an odd root occurs.
+    """
+    sides = [side for side in (gold, answer) if isinstance(side, Expr) and not side.has(*_UNEVALUATED, Float)]
+    if len(sides) < 2 or not any(_odd_root(power) for side in sides for power in side.atoms(Pow)):
+        return False
+    symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
+    for point in _REAL_POINTS:
+        at = {symbol: point + Rational(number, 7) for number, symbol in enumerate(symbols)}
+        values = [_real_roots(side.subs(at)).evalf(40) for side in sides]
+        if not all(value.is_number and value.is_finite for value in values):
+            return False
+        if abs(values[0] - values[1]) > abs(values[0]) * Float("1e-30", 40):
+            return False
+    return True
+
+
+def _odd_root(power: Any) -> bool:
+    return bool(power.exp.is_Rational and power.exp.q > 1 and power.exp.q % 2)
+
+
+def _real_roots(side: Any) -> Any:
+    return side.replace(
+        lambda part: isinstance(part, Pow) and _odd_root(part) and part.base.is_real,
+        lambda part: real_root(part.base, part.exp.q) ** part.exp.p,
+    )
 
 
 def _differ_at_a_point(gold: Any, answer: Any) -> bool:

@@ -1,4 +1,4 @@
-r"""Are two normalised answers equal? Structure is compared here, expressions in `algebra`; runs in a worker."""
+r"""Are two normalized answers equal? Structure is compared here, expressions in `algebra`; runs in a worker."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import re
 
 from lambda_grpo_pl.rewards.math.algebra import same_expression
 from lambda_grpo_pl.rewards.math.quantities import read_quantity, same_quantity
+from lambda_grpo_pl.rewards.math.structure import (
+    RELATION,
+    is_indexed,
+    measure_depth,
+    order_system,
+    read_alternatives,
+    read_assignment,
+    read_brackets,
+    read_elements,
+    read_family,
+    read_system,
+    read_vector,
+    strip_point_name,
+)
 
-_OPEN, _CLOSE = "([{", ")]}"
-_NAME = r"(?:\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?'?(?:\s*\([\w\s,]*\))?|\([A-Za-z\s,_\d]+\))"
-_ASSIGNMENT = re.compile(rf"\s*({_NAME})\s*(?:=|\\in\b|\\approx\b|:=)\s*(.+)", re.DOTALL)
-_RELATION = re.compile(r"<|>|\\(?:le|ge|lt|gt|ne|leq|geq|neq|leqslant|geqslant)\b|!=")
 _JUXTAPOSED = re.compile(r"(?:^|[^\^_\d.])\d+ \d")
 _BASED = re.compile(r"([0-9A-F]+)(?:_\{?(\d+)\}?)?")
 _FACTORIAL = re.compile(r"(\d+)\)?\s*!")
@@ -26,9 +36,9 @@ def equivalent(gold: str, answer: str) -> bool:
     gold_number, answer_number = read_quantity(gold), read_quantity(answer)
     if gold_number and answer_number:
         return same_quantity(gold_number, answer_number)
-    if explosive(answer) or _JUXTAPOSED.search(answer):
+    if is_explosive(answer) or _JUXTAPOSED.search(answer):
         return False
-    for compare in (_bases, _assignments, _unions, _lists, _brackets):
+    for compare in (_bases, _families, _systems, _alternatives, _assignments, _unions, _lists, _brackets):
         settled = compare(gold, answer)
         if settled is not None:
             return settled
@@ -41,35 +51,15 @@ def _exact_side(answer: str) -> str:
     return left.strip() if approximately and any(map(str.isdigit, left)) and "=" not in left else answer
 
 
-def explosive(text: str) -> bool:
+def is_explosive(text: str) -> bool:
     """Text that no gold needs and that costs algebra minutes: towers, huge factorials, deep nesting."""
-    if _LONG_NUMBER.search(text) or text.count("{") > 400 or _depth(text) > _MAX_DEPTH or re.search(r"[-+]{20}", text):
+    if _LONG_NUMBER.search(text) or text.count("{") > 400 or measure_depth(text) > _MAX_DEPTH:
+        return True
+    if re.search(r"[-+]{20}", text):
         return True
     if any(len(number) > 4 for number in _FACTORIAL.findall(text)) or re.search(r"\^[^!]*\)\s*!", text):
         return True
     return bool(re.search(r"(?:\^|\*\*)\s*\{?\s*\(?-?\d+\)?\s*(?:\^|\*\*)|(?:\^|\*\*)\s*\{?\s*\(?-?\d{5,}", text))
-
-
-def split_top(text: str, separators: str = ",;") -> list[str]:
-    """Split at separators that stand in no bracket; half-open intervals such as [0,1) close with either bracket."""
-    parts, depth, start = [], 0, 0
-    for position, character in enumerate(text):
-        if character in _OPEN:
-            depth += 1
-        elif character in _CLOSE:
-            depth = max(0, depth - 1)
-        elif depth == 0 and character in separators:
-            parts.append(text[start:position])
-            start = position + 1
-    return [part.strip() for part in (*parts, text[start:]) if part.strip()]
-
-
-def _depth(text: str) -> int:
-    depth = deepest = 0
-    for character in text:
-        depth += (character in _OPEN) - (character in _CLOSE)
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def _bases(gold: str, answer: str) -> bool | None:
@@ -80,10 +70,47 @@ def _bases(gold: str, answer: str) -> bool | None:
     return sides[0][1].lstrip("0") == sides[1][1].lstrip("0") and sides[1][2] in (None, sides[0][2])
 
 
+def _families(gold: str, answer: str) -> bool | None:
+    r"""`k\pi, k \in \mathbb{Z}` and `n\pi, n \in \mathbb{Z}`: the name of the parameter does not matter."""
+    families = read_family(gold), read_family(answer)
+    if families[0] is None or families[1] is None:
+        return None
+    return families[0][1] == families[1][1] and equivalent(families[0][0], families[1][0])
+
+
+def _systems(gold: str, answer: str) -> bool | None:
+    """`x = 3, y = -2` answers `(3, -2)` and the reverse; two systems agree name by name."""
+    systems = read_system(gold), read_system(answer)
+    if systems[0] is not None and systems[1] is not None:
+        if set(systems[0]) != set(systems[1]):
+            return None
+        return all(equivalent(value, systems[1][name]) for name, value in systems[0].items())
+    system, other = (systems[0], answer) if systems[0] is not None else (systems[1], gold)
+    if system is None:
+        return None
+    brackets = read_brackets(other)
+    values = brackets[1] if brackets and brackets[0] == "()" else read_elements(other)
+    if other.startswith("\\{") or is_indexed(system) or len(values) != len(system):
+        return None
+    ordered = order_system(system)
+    return _in_order(ordered, values) if system is systems[0] else _in_order(values, ordered)
+
+
+def _alternatives(gold: str, answer: str) -> bool | None:
+    """`x = 4 or x = -1` are the values 4 and -1 of one name, and answer `-1, 4` or `x \\in \\{-1, 4\\}`."""
+    several = read_alternatives(gold), read_alternatives(answer)
+    if several[0] is None and several[1] is None:
+        return None
+    sides = [found or read_assignment(text) for found, text in zip(several, (gold, answer), strict=True)]
+    if len({name for name, _ in sides if name is not None}) > 1:
+        return None
+    return _lists(sides[0][1], sides[1][1])
+
+
 def _assignments(gold: str, answer: str) -> bool | None:
     """`x = 5` answers `5` and the reverse, also through a chain `x = 2 + 3 = 5`; `x = 5` never answers `y = 5`."""
-    gold_name, gold_value = _assigned(gold)
-    answer_name, answer_value = _assigned(answer)
+    gold_name, gold_value = read_assignment(gold)
+    answer_name, answer_value = read_assignment(answer)
     if gold_name is None and answer_name is None:
         return None
     if gold_name and answer_name:
@@ -92,16 +119,6 @@ def _assignments(gold: str, answer: str) -> bool | None:
     if "=" in (gold if gold_name is None else answer):
         return None
     return equivalent(gold_value, answer_value)
-
-
-def _assigned(text: str) -> tuple[str | None, str]:
-    """The name and the last value of an assignment; (None, text) if it is none."""
-    if len(split_top(text)) > 1 or _RELATION.search(text):
-        return None, text
-    match = _ASSIGNMENT.fullmatch(text)
-    if match is None:
-        return None, text
-    return match[1], re.split(r"=|\\approx\b", match[2])[-1].strip()
 
 
 def _unions(gold: str, answer: str) -> bool | None:
@@ -114,7 +131,7 @@ def _unions(gold: str, answer: str) -> bool | None:
 
 def _lists(gold: str, answer: str) -> bool | None:
     r"""Sets and bare lists, unordered. One value never equals several, wherever it stands in the list."""
-    parts, others = _elements(gold), _elements(answer)
+    parts, others = read_elements(gold), read_elements(answer)
     if len(parts) == 1 and len(others) == 1:
         return None
     if len(parts) != len(others):
@@ -125,20 +142,8 @@ def _lists(gold: str, answer: str) -> bool | None:
 def _ambiguous(gold: str, answer: str) -> bool:
     """Counts may differ where a relation, a union or a set's own notation hides elements."""
     return any(
-        "\\cup" in text or _RELATION.search(text) or "\\mid" in text or "\\infty" in text for text in (gold, answer)
+        "\\cup" in text or RELATION.search(text) or "\\mid" in text or "\\infty" in text for text in (gold, answer)
     )
-
-
-def _elements(text: str) -> list[str]:
-    text = re.sub(r"\\(?:text|mathrm)\s*\{\s*,?\s*(?:and|or)\s*,?\s*\}|\band\b|\bor\b", ",", text)
-    inner = re.fullmatch(r"\\(?:\{|lbrace)(.*)\\(?:\}|rbrace)", text.strip(), re.DOTALL)
-    if inner and "\\}" not in inner[1]:
-        text = inner[1]
-    parts: list[str] = []
-    for part in split_top(text.replace("\\{", "{").replace("\\}", "}") if not inner else text):
-        variants = [part.replace("\\pm", "+"), part.replace("\\pm", "-")] if part.count("\\pm") == 1 else [part]
-        parts.extend(variants)
-    return list(dict.fromkeys(parts)) or [text]
 
 
 def _matched(golds: list[str], answers: list[str]) -> bool:
@@ -155,23 +160,18 @@ def _matched(golds: list[str], answers: list[str]) -> bool:
 
 
 def _brackets(gold: str, answer: str) -> bool | None:
-    """Tuples and intervals: same brackets, same elements in the same order."""
-    sides = [re.fullmatch(r"([(\[])(.*)([)\]])", text.strip(), re.DOTALL) for text in (gold, answer)]
-    if not (sides[0] and sides[1]):
+    """Tuples and intervals: same brackets, same elements in the same order. A row or column vector is a tuple."""
+    gold_vector, answer_vector = read_vector(gold), read_vector(answer)
+    if gold_vector and answer_vector:
         return None
-    parts, others = split_top(sides[0][2]), split_top(sides[1][2])
-    if not (_is_one_group(gold) and _is_one_group(answer)) or max(len(parts), len(others)) < 2:
+    gold_side = ("()", gold_vector) if gold_vector else read_brackets(strip_point_name(gold))
+    answer_side = ("()", answer_vector) if answer_vector else read_brackets(strip_point_name(answer))
+    if gold_side is None or answer_side is None or max(len(gold_side[1]), len(answer_side[1])) < 2:
         return None
-    if len(parts) != len(others) or (sides[0][1], sides[0][3]) != (sides[1][1], sides[1][3]):
-        return False
-    return all(equivalent(part, other) for part, other in zip(parts, others, strict=True))
+    if gold_side != read_brackets(gold) and answer_side != read_brackets(answer) and not (gold_vector or answer_vector):
+        return None  # two named points: P(3,4) is not Q(3,4)
+    return gold_side[0] == answer_side[0] and _in_order(gold_side[1], answer_side[1])
 
 
-def _is_one_group(text: str) -> bool:
-    """The bracket that opens the text closes at its end: true of (1,2), false of (1+x)(2,3)."""
-    depth = 0
-    for position, character in enumerate(text.strip()):
-        depth += (character in _OPEN) - (character in _CLOSE)
-        if depth == 0:
-            return position == len(text.strip()) - 1
-    return False
+def _in_order(golds: list[str], answers: list[str]) -> bool:
+    return len(golds) == len(answers) and all(map(equivalent, golds, answers))

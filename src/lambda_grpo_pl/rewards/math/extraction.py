@@ -16,8 +16,16 @@ from __future__ import annotations
 
 import re
 
+FINAL_ANSWER = (
+    r"what follows the last </think>: the last \boxed{…}, else the last <answer>…</answer>, else the last `####`, "
+    'else the last "answer is …"'
+)
+"""Where `extract_answer` looks, in a sentence that is printed with every score."""
 MAX_CHARS = 1 << 20
 """Of a longer completion only the last 2^20 characters are read."""
+
+MAX_STATEMENT_CHARS = 4000
+"""Of what follows "answer is" or `####`, at most this much is read."""
 
 _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _ANY_BOX = re.compile(r"\\(?:boxed|fbox)\b")
@@ -30,6 +38,8 @@ _VALUE = re.compile(r"[-+−–]?\s?[\d$€£¥\\({\[.√π]")
 _CUE = re.compile(
     r"\banswers?\b\**[ \t]*(?:(?:is|are|was|be)\b[ \t]*:?|[:=]|(?=\$|\\\())|答案(?:是|为|：|:)", re.IGNORECASE
 )
+_HEADING = re.compile(r"^[#*_ \t]*final answer[*_: \t]*\n+(?=[ \t*]*(?:\$|\\\(|\\\[))", re.IGNORECASE | re.MULTILINE)
+_HEDGE = re.compile(r"(?:approximately|about|roughly|around|exactly|simply|just)\s+(?=\S)", re.IGNORECASE)
 _SPECIAL_TOKEN = re.compile(r"<\|[^|<>\s]{1,40}\|>|</s>")
 _SENTENCE_END = re.compile(r"\n|(?<!\\)(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)[.!?。](?=\s|$)|\bI hope\b")
 _MATH = re.compile(r"(?<!\\)\$\$?((?:\\.|[^$\n\\])+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
@@ -73,11 +83,11 @@ def _last_boxes(text: str) -> str | None:
     joined = [spans[-1]]
     for span in reversed(spans[:-1]):
         # The command in front of the later box belongs to it: `\boxed{` ends where its content starts.
-        between = _ANY_BOX.split(text[span[1] + 1 : joined[0][0]])[0]
+        between = _ANY_BOX.split(text[span[1] + 1 : joined[-1][0]])[0]
         if not _LAYOUT.fullmatch(between):
             break
-        joined.insert(0, span)
-    contents = [text[start:end].strip() for start, end in joined]
+        joined.append(span)
+    contents = [text[start:end].strip() for start, end in reversed(joined)]
     distinct = list(dict.fromkeys(contents))
     return ", ".join(distinct) if all(distinct) else None
 
@@ -93,17 +103,20 @@ def _from_tag(text: str) -> str | None:
 def _from_hash(text: str) -> str | None:
     """The last `#### X`. A Markdown heading is none: X ends the text, or looks like a value."""
     for match in reversed(list(_HASH.finditer(text))):
-        answer = match["answer"].strip(" #*")
+        answer = match["answer"].strip(" #*")[:MAX_STATEMENT_CHARS]
         if answer and (_VALUE.match(answer) or not text[match.end() :].strip()):
             return _leading_value(answer)
     return None
 
 
 def _from_cue(text: str) -> str | None:
-    cues = list(_CUE.finditer(text))
+    cues = [*_CUE.finditer(text), *_HEADING.finditer(text)]
     if not cues:
         return None
-    sentence = text[cues[-1].end() :].lstrip(" \t\n*_:")
+    sentence = text[max(cue.end() for cue in cues) :].lstrip(" \t\n*_:")
+    sentence = sentence[:MAX_STATEMENT_CHARS]
+    hedge = _HEDGE.match(sentence)
+    sentence = sentence[hedge.end() :] if hedge else sentence
     math = _MATH.match(sentence)
     if math:
         return _math_list(sentence)
@@ -132,14 +145,16 @@ def _leading_value(phrase: str) -> str:
     if _MATH.match(phrase):
         return _math_list(phrase)
     kept: list[str] = []
+    has_digit, open_braces = False, 0
     for word in phrase.split():
-        so_far = " ".join(kept)
-        explains = _PLAIN_WORD.fullmatch(word) and word not in ("and", "or") and so_far.count("{") <= so_far.count("}")
-        if explains and any(map(str.isdigit, so_far)):
+        explains = _PLAIN_WORD.fullmatch(word) and word not in ("and", "or") and open_braces <= 0
+        if explains and has_digit:
             break
         kept.append(word)
+        has_digit = has_digit or any(map(str.isdigit, word))
+        open_braces += word.count("{") - word.count("}")
     value = " ".join(kept)
-    return re.sub(r",?\s+(?:or|and)\s+", ", ", value) if any(map(str.isdigit, value)) else value
+    return re.sub(r",? (?:or|and) ", ", ", value) if has_digit else value
 
 
 def _unwrap(text: str) -> str:

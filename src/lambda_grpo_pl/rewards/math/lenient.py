@@ -15,18 +15,18 @@ from fractions import Fraction
 from typing import Any
 
 from lambda_grpo_pl.rewards.math.answers import MAX_ANSWER_CHARS, MathReward
-from lambda_grpo_pl.rewards.math.extraction import MAX_CHARS, extract_answer
+from lambda_grpo_pl.rewards.math.extraction import FINAL_ANSWER, MAX_CHARS, extract_answer
 from lambda_grpo_pl.rewards.math.normalization import normalize
 from lambda_grpo_pl.rewards.math.quantities import read_quantity
 from lambda_grpo_pl.rewards.registry import register
-from lambda_grpo_pl.rewards.verdict import NO_ANSWER, Query, Verdict, judged
+from lambda_grpo_pl.rewards.verdict import NO_ANSWER, Query, Verdict, judge_answer
 
 RELATIVE_TOLERANCE = Fraction(1, 10_000)
 
 _LAST_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
-@register("math_lenient")
+@register("math_lenient", reads=f"{FINAL_ANSWER}, else the last number")
 class MathLenientReward(MathReward):
     """Is the final answer, or else the last number, about equal to the gold? Scores 1 or 0."""
 
@@ -46,4 +46,4 @@ class MathLenientReward(MathReward):
             abs(answer.value - target) <= RELATIVE_TOLERANCE * abs(target)
             for target in (gold.value, gold.value * 100, gold.value / 100)
         )
-        return judged(close, normalize(extracted))
+        return judge_answer(close, normalize(extracted))

@@ -16,6 +16,7 @@ _SCIENTIFIC = re.compile(
 _FRAC = re.compile(r"(\d*)\s*\\frac\s*(?:\{\s*([+-]?\s*\d+)\s*\}|(\d))\s*(?:\{\s*([+-]?\s*\d+)\s*\}|(\d))")
 _SLASHED = re.compile(rf"(?:(\d+)\s+)?({_NUMBER})\s*/\s*([+-]?{_NUMBER})")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{(\d+)\}")
+_MODULO = re.compile(r"(\d+)\s*\\(?:bmod|mod)\s*(\d+)")
 PLACES = Fraction(1, 2_000_000)
 """Half a unit of the sixth decimal place: how far a decimal may be from the gold."""
 
@@ -84,6 +85,8 @@ def _unsigned(text: str) -> tuple[Fraction, bool] | None:
         return Fraction(f"{whole or 0}.{fixed or 0}") + nines, False
     if match := _SLASHED.fullmatch(text):
         return _mixed(match[1] or "0", match[2], match[3])
+    if (match := _MODULO.fullmatch(text)) and int(match[2]):
+        return Fraction(int(match[1]) % int(match[2])), False
     return None
 
 
