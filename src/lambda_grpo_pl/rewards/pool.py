@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rewards.worker import Setup, write_frame
 
 logger = logging.getLogger(__name__)
@@ -47,9 +48,9 @@ class PoolConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_workers <= 255:
-            raise ValueError(f"num_workers must be in 1..255, got {self.num_workers}.")
+            raise UserError(f"reward.pool.num_workers must be in 1..255, got {self.num_workers}.")
         if self.timeout_s <= 0 or self.memory_gb <= 0 or self.recycle_after < 1:
-            raise ValueError(f"timeout_s, memory_gb and recycle_after must be positive, got {self}.")
+            raise UserError(f"reward.pool: timeout_s, memory_gb and recycle_after must be positive, got {self}.")
 
 
 class Call(NamedTuple):
@@ -97,8 +98,8 @@ class VerifierPool:
     ) -> None:
         for function in functions.values():
             if getattr(function, "__module__", None) == "__main__":
-                raise ValueError(
-                    f"Move {function!r} into a module of its own: isolated workers do not import __main__."
+                raise UserError(
+                    f"Move {function!r} into a separate module: isolated workers do not import __main__."
                 )
         self.config, self.functions, self.warm_up = config, dict(functions), list(warm_up)
         self._lock = threading.Lock()
@@ -121,7 +122,7 @@ class VerifierPool:
                     return [results[index] for index in range(len(calls))]
                 except _KeeperLost:
                     self._stop()
-            raise RuntimeError("The verifier's workers end as soon as they start: see their traceback on stderr above.")
+            raise RuntimeError("Verifier workers exit on startup; see their traceback above.")
 
     def close(self) -> None:
         """Stop the workers; a later `run` starts new ones."""
@@ -192,7 +193,7 @@ class VerifierPool:
     def _outcome(self, reply: dict[str, Any]) -> Any:
         if "error" in reply and not self._warned:
             self._warned = True
-            logger.warning("A verifier raised %s; it counts as failed. Further ones are counted only.", reply["error"])
+            logger.warning("A verifier raised %s; its response counts as failed. Later failures are counted without a message.", reply["error"])
         return reply.get("value")
 
     def _send(self, fd: int, value: object) -> None:
@@ -209,24 +210,25 @@ class VerifierPool:
 
     def _start(self) -> None:
         pipes = [(os.pipe(), os.pipe()) for _ in range(self.config.num_workers)]
-        theirs = [(request[0], reply[1]) for request, reply in pipes]
+        worker_ends = [(request[0], reply[1]) for request, reply in pipes]
         self._keeper = subprocess.Popen(
-            [sys.executable, "-c", "from lambda_grpo_pl.rewards.worker import main; main()"],
+            [sys.executable, "-c", "from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.rewards.worker import main; main()"],
             stdin=subprocess.PIPE,
             stdout=2,
             bufsize=0,
-            pass_fds=[fd for pair in theirs for fd in pair],
+            pass_fds=[fd for pair in worker_ends for fd in pair],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             start_new_session=True,
         )
-        for fd in (fd for pair in theirs for fd in pair):
+        for fd in (fd for pair in worker_ends for fd in pair):
             os.close(fd)
         self._workers = [_Worker(slot, request[1], reply[0]) for slot, (request, reply) in enumerate(pipes)]
         ours = [fd for worker in self._workers for fd in (worker.requests, worker.replies)]
         self._finalizer = weakref.finalize(self, _end, self._keeper, ours)
         assert self._keeper.stdin is not None
         memory_bytes = int(self.config.memory_gb * 2**30)
-        setup = Setup(self.functions, self.warm_up, theirs, memory_bytes, self.config.recycle_after)
+        setup = Setup(self.functions, self.warm_up, worker_ends, memory_bytes, self.config.recycle_after)
         self._send(self._keeper.stdin.fileno(), setup)
 
     def _stop(self) -> None:
