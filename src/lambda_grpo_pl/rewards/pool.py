@@ -98,9 +98,7 @@ class VerifierPool:
     ) -> None:
         for function in functions.values():
             if getattr(function, "__module__", None) == "__main__":
-                raise UserError(
-                    f"Move {function!r} into a separate module: isolated workers do not import __main__."
-                )
+                raise UserError(f"Move {function!r} into a separate module: isolated workers do not import __main__.")
         self.config, self.functions, self.warm_up = config, dict(functions), list(warm_up)
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
@@ -193,7 +191,10 @@ class VerifierPool:
     def _outcome(self, reply: dict[str, Any]) -> Any:
         if "error" in reply and not self._warned:
             self._warned = True
-            logger.warning("A verifier raised %s; its response counts as failed. Later failures are counted without a message.", reply["error"])
+            logger.warning(
+                "A verifier raised %s; its response counts as failed. Later failures are counted without a message.",
+                reply["error"],
+            )
         return reply.get("value")
 
     def _send(self, fd: int, value: object) -> None:
@@ -212,8 +213,7 @@ class VerifierPool:
         pipes = [(os.pipe(), os.pipe()) for _ in range(self.config.num_workers)]
         worker_ends = [(request[0], reply[1]) for request, reply in pipes]
         self._keeper = subprocess.Popen(
-            [sys.executable, "-c", "from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.rewards.worker import main; main()"],
+            [sys.executable, "-c", "from lambda_grpo_pl.rewards.worker import main; main()"],
             stdin=subprocess.PIPE,
             stdout=2,
             bufsize=0,

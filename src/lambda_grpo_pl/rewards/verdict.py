@@ -127,8 +127,7 @@ def as_number(value: object) -> float | None:
 
 
 def _abbreviate(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # an integer with more digits than Python prints
-        text = f"an integer of {value.bit_length()} bits" if isinstance(value, int) else type(value).__name__
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
     return text if len(text) <= 80 else text[:80] + "…"
