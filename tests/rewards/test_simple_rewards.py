@@ -70,7 +70,7 @@ def test_numeric(completion, right, status):
 def test_numeric_tolerance_and_a_gold_that_is_no_number():
     assert score("numeric", "#### 3.1", {"tolerance": 0.1}, answer="3.14").correct
     assert not score("numeric", "#### 3.0", {"tolerance": 0.1}, answer="3.14").correct
-    with pytest.raises(ValueError, match="not a number"):
+    with pytest.raises(ValueError, match="requires a number"):
         score("numeric", "#### 3", answer="Paris")
 
 
