@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn import LinearCrossEntropyOptions
 from torch.nn.functional import linear_cross_entropy
 
-from lambda_grpo_pl.policy.head import Head, fused_token_loss
+from lambda_grpo_pl.policy.head import fused_token_loss
+from lambda_grpo_pl.policy.logits import Head
 
 GOALS = {"extra memory": 0.10, "time": 0.80}
 """Largest acceptable ratios, fused over naive, in the first case."""

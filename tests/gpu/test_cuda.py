@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from lambda_grpo_pl.policy import PolicyConfig
+from lambda_grpo_pl.policy.exactness import find_exactness
+from lambda_grpo_pl.policy.packing import ALL
+from tests.policy.architectures import make_config
 from tests.policy.test_packing import make_policy, make_rollout
 from tests.scored import save_tiny_policy
 from tests.training.test_module import assert_same, fit
@@ -26,6 +29,14 @@ def test_varlen_attention_equals_padded_attention_in_bfloat16(layout: str) -> No
         _, padded = policy(lay_out(prompts, completions, rows, "padded"))
         _, packed = policy(lay_out(prompts, completions, rows, layout))
     torch.testing.assert_close(packed.logprobs, padded.logprobs, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "mistral", "gemma2", "gemma3", "granite", "gpt_oss"])
+def test_the_kernels_that_train_give_the_models_own_logprobs(name: str) -> None:
+    """The check at loading under bfloat16 autocast: varlen attention with its windows, float32 logits."""
+    with torch.device("cuda"):
+        found = find_exactness(make_config(name), PolicyConfig(path=name), torch.empty(0).device)
+    assert found.layouts == ALL
 
 
 def test_a_fit_on_the_gpu_is_the_fit_on_the_cpu(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lambda_grpo_pl.policy.head import Head, chunked_logprobs, fused_token_loss
+from lambda_grpo_pl.policy.head import chunked_logprobs, fused_token_loss
+from lambda_grpo_pl.policy.logits import Head
 
 M, H, V = 23, 16, 41
 
@@ -25,22 +26,35 @@ def token_loss(logprobs: Tensor, place: slice) -> Tensor:
     return (weights * (logprobs + 3).exp().clamp(max=1.5)).sum()
 
 
-def naive(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, temperature: float) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias) / temperature
+def naive(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    temperature: float,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
+) -> Tensor:
+    logits = torch.nn.functional.linear(hidden, weight, bias) * scale
+    logits = logits if soft_cap is None else soft_cap * torch.tanh(logits / soft_cap)
+    logits = logits / temperature
     return logits.log_softmax(-1).gather(1, labels[:, None]).squeeze(1)
 
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("chunk", [1, 5, 100])
-def test_fused_and_chunked_heads_equal_the_naive_head(bias: bool, temperature: float, chunk: int) -> None:
+@pytest.mark.parametrize(("scale", "soft_cap"), [(1.0, None), (0.25, None), (1.0, 3.0), (2.0, 5.0)])
+def test_fused_and_chunked_heads_equal_the_naive_head(
+    bias: bool, temperature: float, chunk: int, scale: float, soft_cap: float | None
+) -> None:
     hidden, weight, offset, labels = make_inputs(bias)
     leaves = [leaf for leaf in (hidden, weight, offset) if leaf is not None]
-    logprobs = naive(hidden, weight, offset, labels, temperature)
+    logprobs = naive(hidden, weight, offset, labels, temperature, scale, soft_cap)
     loss = token_loss(logprobs, slice(0, M))
     expected = torch.autograd.grad(3 * loss, leaves)
 
-    head = Head(weight, offset, temperature, chunk)
+    head = Head(weight, offset, temperature, chunk, scale, soft_cap)
     fused, scores = fused_token_loss(hidden, labels, head, token_loss)
     torch.testing.assert_close(fused, loss)
     torch.testing.assert_close(scores.logprobs, logprobs.detach())

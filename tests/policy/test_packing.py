@@ -115,3 +115,21 @@ def test_rows_do_not_see_each_other() -> None:
         others = before.row != 5
         torch.testing.assert_close(scores.logprobs[others], changed.logprobs[others])
         assert not torch.allclose(scores.logprobs[~others], changed.logprobs[~others])
+
+
+def test_a_compiled_policy_is_not_compiled_again_for_other_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of attention blocks differs between micro-batches and must not be part of the graph."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 4)
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    policy = make_policy()
+    policy._transformer = [torch.compile(policy.backbone, dynamic=True, backend="eager")]
+    prompts, completions = make_rollout(num_prompts=3, group_size=8)
+    for rows in ([0], [1, 3], [0, 1, 5, 9], list(range(12)), [2, 3, 20], list(range(24))):
+        for layout in ("packed", "shared_prefix"):
+            batch = lay_out(prompts, completions, torch.tensor(rows), layout)
+            _, compiled = policy(batch)
+            plain = Policy(policy.model, policy.config)(batch)[1]
+            torch.testing.assert_close(compiled.logprobs, plain.logprobs)
+    torch._dynamo.reset()

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
+from lambda_grpo_pl.errors import UserError
+
 Packing = Literal["auto", "packed", "shared_prefix", "padded"]
+BaseDtype = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(kw_only=True)
 class LoraSettings:
-    """Low-rank adapters through peft; the reference model is then the policy with its adapters off."""
+    """Low-rank adapters through peft (arXiv:2106.09685); the reference is then the policy with its adapters off."""
 
     rank: int = 16
     """Rank of the adapters."""
@@ -20,18 +25,27 @@ class LoraSettings:
     """Dropout before the adapters. Keep 0: dropout makes trainer and sampler disagree."""
     target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
     """Names of the layers to adapt, or `all-linear`."""
+    base_dtype: BaseDtype = "auto"
+    """Type of the frozen base weights. `auto`: bfloat16 with trainer.precision bf16-mixed, which saves half of their
+    memory; else float32. Adapters are always float32."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"policy.lora.rank is {self.rank}: set it to 1 or more, or set policy.lora to null.")
+            raise UserError(
+                f"model.policy.lora.rank is {self.rank}: set it to 1 or more, or set model.policy.lora to null."
+            )
+
+    def resolve_base_dtype(self, compute_dtype: torch.dtype) -> torch.dtype:
+        """Type of the frozen weights when training computes in `compute_dtype`."""
+        return {"auto": compute_dtype, "float32": torch.float32, "bfloat16": torch.bfloat16}[self.base_dtype]
 
 
 @dataclass(kw_only=True)
 class PolicyConfig:
-    """The language model that is trained and how its passes are laid out."""
+    """The language model to train, and the layout of its passes."""
 
     path: str
-    """Hugging Face model id, a local folder, or `builtin:arithmetic-tiny`."""
+    """Hugging Face model id, a local folder, or a built-in model (`builtin:arithmetic-tiny`)."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     trust_remote_code: bool = False
@@ -41,19 +55,20 @@ class PolicyConfig:
     lora: LoraSettings | None = None
     """Train low-rank adapters instead of all weights."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: less memory, more time."""
     packing: Packing = "auto"
-    """`packed`: rows end to end without padding. `shared_prefix`: besides, each prompt once a group. `padded`: the
-    fallback. `auto`: shared_prefix where it saves a fifth of the tokens, else packed; padded for other models."""
+    """`packed`: rows end to end without padding. `shared_prefix`: also compute each prompt once per group. `padded`:
+    one padded row per response. `auto`: shared_prefix where it saves a fifth of the tokens, else packed; padded for
+    models that cannot be packed exactly."""
     tokens_per_micro_batch: int | None = None
-    """Token budget of one forward and backward pass. Null: 16,384, and 2,048 on CPUs, whose caches hold no more."""
+    """Token budget of one forward and backward pass. Null: 16,384, or 2,048 on CPUs, whose caches are small."""
     head_chunk: int = 512
-    """Response tokens whose logits exist at the same time."""
+    """Number of response tokens whose logits exist at the same time."""
     compile: bool = False
-    """torch.compile the transformer (not the head). On two CPU cores: 37 s to compile, then 9 % less time a step."""
+    """Run the transformer (not the head) through torch.compile. The first steps are slow; later ones are faster."""
 
     def __post_init__(self) -> None:
         for name in ("tokens_per_micro_batch", "head_chunk"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"policy.{name} is {value}: set it to 1 or more.")
+                raise UserError(f"model.policy.{name} is {value}: set it to 1 or more.")

@@ -5,6 +5,8 @@ log-probabilities, advantage, weight, count). So its derivative is known inside 
 *and* backward are one pass (`fused_token_loss`): three matrix products a chunk like the naive path, none repeated, no
 logits kept. Where the loss mixes tokens (a sequence-level ratio), `chunked_logprobs` recomputes a chunk's logits in
 its backward instead.
+
+What a model does to its logits after the head, a factor (Granite, Cohere) or a soft cap (Gemma 2), is part of the head.
 """
 
 from __future__ import annotations
@@ -16,34 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-_ROWS = 64
-"""Rows of a chunk that are normalised at a time: what that needs beside the chunk's logits is so much smaller."""
+from lambda_grpo_pl.policy.logits import ROWS, Distribution, Head
+
 TokenLoss = Callable[[Tensor, slice], Tensor]
 """(log-probabilities [m] of one chunk, its place in the M tokens) → scalar loss; must be elementwise in the tokens."""
-
-
-class Head(NamedTuple):
-    """The projection from hidden states to the vocabulary."""
-
-    weight: Tensor
-    """[V, H]"""
-    bias: Tensor | None
-    """[V] or None"""
-    temperature: float
-    """Logits are divided by it, as the sampler divides them."""
-    chunk_size: int
-    """Tokens a chunk."""
-
-    @torch.no_grad()
-    def log_softmax(self, hidden: Tensor) -> Tensor:
-        """[m, H] hidden states → [m, V] log-probabilities in float32 or wider, m × V numbers at a time."""
-        logits = torch.nn.functional.linear(hidden, self.weight, self.bias)
-        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        if self.temperature != 1.0:
-            logits.div_(self.temperature)
-        for rows in torch.split(logits, _ROWS):
-            rows.copy_(rows.log_softmax(-1))
-        return logits
 
 
 class TokenScores(NamedTuple):
@@ -65,7 +43,7 @@ def _pick(log_probs: Tensor, labels: Tensor) -> Tensor:
 
 def _entropy(log_probs: Tensor) -> Tensor:
     """[m, V] log-probabilities → [m] entropy (nats), without a second [m, V]."""
-    return torch.cat([-(rows.exp().mul_(rows)).sum(-1) for rows in torch.split(log_probs, _ROWS)])
+    return torch.cat([-(rows.exp().mul_(rows)).sum(-1) for rows in torch.split(log_probs, ROWS)])
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -84,10 +62,9 @@ class _LogitGradients:
         )
         self.bias = None if head.bias is None else torch.zeros_like(head.bias)
 
-    def add(self, chunk: slice, hidden: Tensor, probs: Tensor, labels: Tensor, upstream: Tensor) -> None:
-        """`upstream` [m] is d loss / d log-probability; `probs` [m, V] is overwritten by d loss / d logits."""
-        upstream = (upstream / self.head.temperature)[:, None]
-        logits = probs.mul_(-upstream).scatter_add_(1, labels[:, None], upstream).to(hidden.dtype)
+    def add(self, chunk: slice, hidden: Tensor, distribution: Distribution, labels: Tensor, upstream: Tensor) -> None:
+        """Add one chunk's; `upstream` [m] is d loss / d log-probability, and the distribution is overwritten."""
+        logits = self.head.differentiate(distribution, labels, upstream).to(hidden.dtype)
         self.hidden[chunk] = logits @ self.head.weight.to(hidden.dtype)
         if self.weight is None:
             return
@@ -112,14 +89,14 @@ class _FusedTokenLoss(Function):
 
         def learn(chunk: slice) -> None:
             """One chunk; a function, so that its logits are gone before those of the next are made."""
-            log_probs = head.log_softmax(hidden[chunk])
+            distribution = head.predict(hidden[chunk])
             with torch.enable_grad():
-                leaf = _pick(log_probs, labels[chunk]).detach().requires_grad_()
+                leaf = _pick(distribution.log_probs, labels[chunk]).detach().requires_grad_()
                 loss = token_loss(leaf, chunk)
                 (upstream,) = torch.autograd.grad(loss, leaf)
-            logprobs[chunk], entropy[chunk] = leaf.detach(), _entropy(log_probs)
+            logprobs[chunk], entropy[chunk] = leaf.detach(), _entropy(distribution.log_probs)
             total.add_(loss.detach())
-            gradients.add(chunk, hidden[chunk], log_probs.exp_(), labels[chunk], upstream)
+            gradients.add(chunk, hidden[chunk], distribution, labels[chunk], upstream)
 
         for chunk in _slices(len(labels), head.chunk_size):
             learn(chunk)
@@ -155,12 +132,12 @@ class _ChunkedLogprobs(Function):
         logprobs = torch.empty(labels.shape, dtype=_wide(hidden.dtype), device=hidden.device)
         entropy = torch.empty_like(logprobs)
         for chunk in _slices(len(labels), head.chunk_size):
-            log_probs = head.log_softmax(hidden[chunk])
+            log_probs = head.predict(hidden[chunk]).log_probs
             logprobs[chunk] = _pick(log_probs, labels[chunk])
             entropy[chunk] = _entropy(log_probs)
             del log_probs  # before the next chunk's logits are made
         ctx.save_for_backward(hidden, weight, bias, labels)
-        ctx.settings = (head.temperature, head.chunk_size)
+        ctx.settings = head[2:]
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
@@ -171,9 +148,7 @@ class _ChunkedLogprobs(Function):
         head = Head(weight, bias, *ctx.settings)
         gradients = _LogitGradients(hidden, head, ctx.needs_input_grad[1])
         for chunk in _slices(len(labels), head.chunk_size):
-            gradients.add(
-                chunk, hidden[chunk], head.log_softmax(hidden[chunk]).exp_(), labels[chunk], upstream[0][chunk]
-            )
+            gradients.add(chunk, hidden[chunk], head.predict(hidden[chunk]), labels[chunk], upstream[0][chunk])
         weight_gradient = None if gradients.weight is None else gradients.weight.to(weight.dtype)
         return gradients.hidden, weight_gradient, gradients.bias, None, None
 
@@ -211,7 +186,11 @@ def _autocast_off(hidden: Tensor) -> torch.autocast:
 
 
 def _same_dtype(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
-    """Cast the float32 master weight to the hidden states' (autocast) dtype, inside autograd; logits stay float32."""
+    """Cast the float32 master weight to the hidden states' (autocast) dtype, inside autograd.
+
+    The softmax is float32 everywhere. The logits of half-precision operands are float32 on CUDA; elsewhere the product
+    rounds them to the operands' dtype first.
+    """
     if head.weight.dtype == hidden.dtype:
         return hidden, head
     bias = None if head.bias is None else head.bias.to(hidden.dtype)

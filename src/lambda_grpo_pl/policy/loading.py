@@ -6,13 +6,14 @@ import logging
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
-from lambda_grpo_pl.batch import Completions, Prompts
-from lambda_grpo_pl.policy.attention import PACKED
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.policy.config import LoraSettings, PolicyConfig
+from lambda_grpo_pl.policy.exactness import Exactness, find_exactness
 from lambda_grpo_pl.policy.model import Policy
-from lambda_grpo_pl.policy.packing import lay_out
+from lambda_grpo_pl.policy.packing import Layout
+from lambda_grpo_pl.policy.shrinking import turn_off_dropout
 
 log = logging.getLogger(__name__)
 
@@ -20,59 +21,104 @@ log = logging.getLogger(__name__)
 def check_checkpoint(path: str, config: PolicyConfig) -> None:
     """Read the checkpoint's configuration and tokenizer, no weights, and refuse what cannot be trained.
 
-    Raises `ValueError` for a tokenizer without a pad token or end-of-sequence token, or with more tokens than the
+    Raises `UserError` for a tokenizer without a pad token or end-of-sequence token, or with more tokens than the
     model's vocabulary.
     """
-    model = AutoConfig.from_pretrained(path, revision=config.revision, trust_remote_code=config.trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
+    model = _read_config(path, config)
+    tokenizer = AutoTokenizer.from_pretrained(
+        path, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
     for name in ("pad", "eos"):
         if getattr(tokenizer, f"{name}_token_id") is None:
-            raise ValueError(
+            raise UserError(
                 f"The tokenizer of {config.path} has no {name} token: set tokenizer.{name}_token to one of its "
-                "special tokens, save it with save_pretrained, and point policy.path there."
+                "special tokens, save it with save_pretrained, and point model.policy.path to that folder."
             )
     vocabulary = model.get_text_config().vocab_size
     if len(tokenizer) > vocabulary:
-        raise ValueError(
-            f"The tokenizer of {config.path} has {len(tokenizer)} tokens but the model only {vocabulary}: they "
-            "belong to different models, or tokens were added without resize_token_embeddings; save a matching pair."
+        raise UserError(
+            f"The tokenizer of {config.path} has {len(tokenizer)} tokens but the model has only {vocabulary}: they "
+            "belong to different models, or tokens were added without resize_token_embeddings. Save a matching pair "
+            "and set model.policy.path to it."
         )
 
 
-def load_policy(path: str, config: PolicyConfig, temperature: float = 1.0) -> Policy:
-    """Load the trainable policy in float32, in train mode, its attention packed where the model allows it."""
-    model = _load(path, config)
+def load_policy(
+    path: str, config: PolicyConfig, temperature: float = 1.0, compute_dtype: torch.dtype = torch.float32
+) -> Policy:
+    """Load the trainable policy in train mode, without dropout, its attention packed where that is exact.
+
+    Weights are float32. Under LoRA the frozen base is in `compute_dtype` (what autocast computes in) unless
+    `config.lora.base_dtype` says otherwise. Every process loads all weights: under FSDP2 the host needs memory for one
+    float32 copy per rank until the policy is sharded.
+
+    Raises `UserError` for a model whose log-probabilities would not be its own, or not in the layout asked for.
+    """
+    model_config = _read_config(path, config)
+    dropouts = turn_off_dropout(model_config)
+    if dropouts:
+        log.warning("%s has dropout (%s): it is off while training.", config.path, ", ".join(dropouts))
+    exactness = find_exactness(model_config, config, torch.empty(0).device)
+    _check_packing(config, exactness)
+    dtype = torch.float32 if config.lora is None else config.lora.resolve_base_dtype(compute_dtype)
+    model = _load(path, config, model_config, exactness.attention, dtype)
     if config.lora is not None:
         model = _add_lora(model, config.lora)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         if config.lora is not None:
             model.enable_input_require_grads()
-    policy = Policy(model, config, temperature)
-    if policy.can_pack and not _packs_exactly(policy):
-        if config.packing in ("packed", "shared_prefix"):
-            raise ValueError(
-                f"policy.packing is {config.packing}, but {config.path} gives other log-probabilities packed than "
-                "padded (its attention does more than causal SDPA); set policy.packing to auto or padded."
-            )
-        log.warning("%s cannot be packed exactly: rows are padded instead (policy.packing: padded).", config.path)
-        policy.causal_lm.set_attn_implementation("sdpa")
-    return policy.train()
+    return Policy(model, config, temperature, exactness.layouts, exactness.longest_row).train()
 
 
-def load_reference(path: str, config: PolicyConfig, temperature: float, dtype: torch.dtype) -> Policy:
-    """Load the frozen reference model of the KL term, in eval mode, in `dtype`."""
-    model = _load(path, config).to(dtype)
-    return Policy(model, config, temperature).requires_grad_(False).eval()
+def load_reference(
+    path: str, config: PolicyConfig, temperature: float, dtype: torch.dtype, layouts: tuple[Layout, ...] = ()
+) -> Policy:
+    """Load the frozen reference model of the KL term, in eval mode, in `dtype`.
+
+    Raises `UserError` if it cannot score exactly in each of the policy's `layouts`.
+    """
+    model_config = _read_config(path, config)
+    turn_off_dropout(model_config)
+    exactness = find_exactness(model_config, config, torch.empty(0).device)
+    missing = [layout for layout in layouts if layout not in exactness.layouts]
+    if missing and config.packing != "padded":
+        raise UserError(
+            f"The reference model {path} cannot be scored in the policy's layout {missing[0]}: set "
+            "model.policy.packing to padded, or model.policy.reference_path to a model of the policy's architecture."
+        )
+    model = _load(path, config, model_config, exactness.attention, dtype)
+    policy = Policy(model, config, temperature, exactness.layouts, exactness.longest_row)
+    return policy.requires_grad_(False).eval()
 
 
-def _load(path: str, config: PolicyConfig) -> Any:
-    attention = "sdpa" if config.packing == "padded" else PACKED
+def _read_config(path: str, config: PolicyConfig) -> PretrainedConfig:
+    read: PretrainedConfig = AutoConfig.from_pretrained(
+        path, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    return read
+
+
+def _check_packing(config: PolicyConfig, exactness: Exactness) -> None:
+    """Say once which layouts `auto` will not take; refuse one that the user asked for."""
+    if config.packing not in ("auto", *exactness.layouts):
+        raise UserError(
+            f"model.policy.packing is {config.packing}, but in that layout the log-probabilities of {config.path} "
+            f"are not the model's own; set model.policy.packing to auto or {exactness.layouts[0]}."
+        )
+    if config.packing == "auto" and "packed" not in exactness.layouts:
+        log.warning("%s cannot be packed exactly: rows are padded (model.policy.packing: padded).", config.path)
+    elif config.packing == "auto" and "shared_prefix" not in exactness.layouts:
+        log.warning("%s cannot share prompts exactly: rows are packed (model.policy.packing: packed).", config.path)
+
+
+def _load(path: str, config: PolicyConfig, model_config: Any, attention: str | None, dtype: torch.dtype) -> Any:
     return AutoModelForCausalLM.from_pretrained(
         path,
+        config=model_config,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
-        dtype=torch.float32,
+        dtype=dtype,
         attn_implementation=attention,
     )
 
@@ -84,27 +130,3 @@ def _add_lora(model: Any, lora: LoraSettings) -> Any:
     return get_peft_model(
         model, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
     )
-
-
-@torch.no_grad()
-def _packs_exactly(policy: Policy, tolerance: float = 1e-3) -> bool:
-    """Compare packed and padded log-probabilities on a tiny random batch: the check no list of model names can give."""
-    was_training = policy.training
-    policy.eval()
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = policy.causal_lm.config.get_text_config().vocab_size
-    device = next(policy.parameters()).device
-
-    def tokens(*shape: int) -> torch.Tensor:
-        return torch.randint(vocabulary, shape, generator=generator).to(device)
-
-    prompts = Prompts(tokens(2, 5), torch.tensor([3, 5], device=device), ({}, {}))
-    lengths = torch.tensor([4, 1, 6, 3], device=device)
-    completions = Completions(tokens(4, 6), lengths, lengths > 6, torch.zeros(4, 6, device=device))
-    rows = torch.arange(4, device=device)
-    packed, shared, padded = (
-        policy(lay_out(prompts, completions, rows, layout))[1].logprobs
-        for layout in ("packed", "shared_prefix", "padded")
-    )
-    policy.train(was_training)
-    return max(float((one - padded).abs().max()) for one in (packed, shared)) < tolerance

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lambda_grpo_pl.batch import Completions, Prompts
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.policy.attention import PACKED
 from lambda_grpo_pl.policy.config import PolicyConfig
-from lambda_grpo_pl.policy.head import Head, TokenLoss, TokenScores, chunked_logprobs, fused_token_loss
-from lambda_grpo_pl.policy.packing import Layout, MicroBatch, lay_out, prefix_pays
+from lambda_grpo_pl.policy.head import TokenLoss, TokenScores, chunked_logprobs, fused_token_loss
+from lambda_grpo_pl.policy.logits import Head, read_logit_transform
+from lambda_grpo_pl.policy.packing import ALL, PADDED, Layout, MicroBatch, lay_out, prefix_pays
 
 NO_MASK = (1, 1, 0, 0)
 """An empty 4-d mask makes transformers build none; the packed layout says who sees whom."""
@@ -25,11 +28,31 @@ class Policy(nn.Module):
     share one `forward`, so that FSDP2 and DDP see the head's weight where they expect it.
     """
 
-    def __init__(self, model: nn.Module, config: PolicyConfig, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: PolicyConfig,
+        temperature: float = 1.0,
+        layouts: tuple[Layout, ...] | None = None,
+        longest_row: int | None = None,
+    ) -> None:
+        """Wrap `model`.
+
+        Args:
+            model: A transformers causal language model, or peft's wrapper of one.
+            config: Layout and chunk sizes.
+            temperature: Log-probabilities are taken at it.
+            layouts: Layouts that give the model's own log-probabilities (`exactness`); None: what its attention takes.
+            longest_row: Tokens of prompt and response up to which they do; None: any.
+        """
         super().__init__()
         self.model = model
         self.config = config
         self.temperature = temperature
+        packs = self.causal_lm.config._attn_implementation == PACKED
+        self.layouts: tuple[Layout, ...] = layouts or (ALL if packs else PADDED)
+        self.longest_row = longest_row
+        self._transform = read_logit_transform(self.causal_lm.config)
         self._transformer = [torch.compile(self.backbone, dynamic=True) if config.compile else self.backbone]
 
     @property
@@ -43,18 +66,23 @@ class Policy(nn.Module):
         """The transformer without its head."""
         return cast(nn.Module, self.causal_lm.base_model)
 
-    @property
-    def can_pack(self) -> bool:
-        """Whether this model's attention goes through `packed_attention`."""
-        return bool(self.causal_lm.config._attn_implementation == PACKED)
-
     def layout_for(self, prompt_lengths: Tensor, lengths: Tensor) -> Layout:
-        """The layout that `config.packing` asks for, decided for this rollout where it says `auto`."""
-        if not self.can_pack:
-            return "padded"
-        if self.config.packing == "auto":
-            return "shared_prefix" if prefix_pays(prompt_lengths, lengths) else "packed"
-        return self.config.packing
+        """The layout that `config.packing` asks for, decided for this rollout where it says `auto`.
+
+        Shapes: prompt_lengths [B], lengths [N] int64. Raises `UserError` for a row that is longer than `longest_row`.
+        """
+        longest = int((prompt_lengths.repeat_interleave(len(lengths) // len(prompt_lengths)) + lengths).max())
+        if self.longest_row is not None and longest > self.longest_row:
+            raise UserError(
+                f"A prompt with its response has {longest} tokens. Beyond {self.longest_row} tokens the rotary "
+                f"frequencies of {self.config.path} depend on the other rows of a batch: lower "
+                "rollout.sampling.max_tokens or data.max_prompt_tokens."
+            )
+        if self.config.packing != "auto":
+            return self.config.packing
+        if "shared_prefix" in self.layouts and prefix_pays(prompt_lengths, lengths):
+            return "shared_prefix"
+        return "packed" if "packed" in self.layouts else "padded"
 
     def forward(self, batch: MicroBatch, token_loss: TokenLoss | None = None) -> tuple[Tensor, TokenScores]:
         """Score the M response tokens of a micro-batch.
@@ -64,7 +92,8 @@ class Policy(nn.Module):
         """
         hidden = self._hidden(batch).flatten(0, 1)[batch.predictor]
         output = self.causal_lm.get_output_embeddings()
-        head = Head(output.weight, output.bias, self.temperature, self.config.head_chunk)
+        bias = getattr(output, "bias", None)
+        head = Head(output.weight, bias, self.temperature, self.config.head_chunk, *self._transform)
         if token_loss is None:
             return hidden.new_zeros(()), chunked_logprobs(hidden, batch.labels, head)
         return fused_token_loss(hidden, batch.labels, head, token_loss)
@@ -94,10 +123,17 @@ class Policy(nn.Module):
         prompts = Prompts(first, torch.ones_like(lengths), tuple({} for _ in sequences))
         responses = Completions(rest, lengths, torch.zeros_like(lengths, dtype=torch.bool), torch.zeros_like(rest))
         rows = torch.arange(len(sequences), device=device)
-        temperature, self.temperature = self.temperature, 1.0
-        _, scores = self(lay_out(prompts, responses, rows, "packed" if self.can_pack else "padded"))
-        self.temperature = temperature
+        with self._at_temperature(1.0):
+            _, scores = self(lay_out(prompts, responses, rows, "packed" if "packed" in self.layouts else "padded"))
         return [part.tolist() for part in scores.logprobs.split(lengths.tolist())]
+
+    @contextmanager
+    def _at_temperature(self, temperature: float) -> Iterator[None]:
+        before, self.temperature = self.temperature, temperature
+        try:
+            yield
+        finally:
+            self.temperature = before
 
 
 class AdaptersOff:

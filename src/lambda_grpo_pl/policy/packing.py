@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from lambda_grpo_pl.batch import Completions, Prompts
-from lambda_grpo_pl.policy.attention import AttentionLayout, segment_layout
+from lambda_grpo_pl.policy.segments import AttentionLayout
 
 Layout = Literal["packed", "shared_prefix", "padded"]
-"""How rows lie in a forward pass: end to end, end to end after a prompt that their group shares, or padded."""
+"""How a forward pass holds rows: end to end, end to end after a prompt that their group shares, or padded."""
+ALL: tuple[Layout, ...] = ("packed", "shared_prefix", "padded")
+PADDED: tuple[Layout, ...] = ("padded",)
 
 
 class MicroBatch(NamedTuple):
@@ -162,7 +164,7 @@ def _join(num_prompt: Tensor, num_response: Tensor) -> _Segments:
     length = num_prompt + num_response
     start = length.cumsum(0) - length
     none = torch.zeros_like(start)
-    return _Segments(start, start + num_prompt, segment_layout(none, none, start, length), int(length.sum()))
+    return _Segments(start, start + num_prompt, AttentionLayout(none, none, start, length), int(length.sum()))
 
 
 def _interleave(num_prompt: Tensor, owner: Tensor, num_response: Tensor) -> _Segments:
@@ -175,5 +177,5 @@ def _interleave(num_prompt: Tensor, owner: Tensor, num_response: Tensor) -> _Seg
     start[order] = length[order].cumsum(0) - length[order]
     prefix_length = torch.cat([torch.zeros_like(num_prompt), num_prompt[owner]])
     prefix_start = torch.cat([torch.zeros_like(num_prompt), start[:num_prompts][owner]])
-    layout = segment_layout(prefix_start[order], prefix_length[order], start[order], length[order])
+    layout = AttentionLayout(prefix_start[order], prefix_length[order], start[order], length[order])
     return _Segments(start[:num_prompts], start[num_prompts:], layout, int(length.sum()))

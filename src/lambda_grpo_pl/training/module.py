@@ -89,11 +89,11 @@ class LambdaGRPO(L.LightningModule):
         if hasattr(self, "policy"):
             return
         config = self.policy_config
-        self.policy = load_policy(config.path, config, self.temperature)
+        dtype = torch.bfloat16 if "bf16" in self.trainer.precision else torch.float32
+        self.policy = load_policy(config.path, config, self.temperature, dtype)
         if self.objective.surrogate.kl_coef > 0 and config.lora is None:
-            dtype = torch.bfloat16 if "bf16" in self.trainer.precision else torch.float32
             path = config.reference_path or config.path
-            self._reference = [load_reference(path, config, self.temperature, dtype)]
+            self._reference = [load_reference(path, config, self.temperature, dtype, self.policy.layouts)]
         elif self.objective.surrogate.kl_coef > 0:
             self._reference = [self.policy.without_adapters()]
         if self.device_mesh is not None:
