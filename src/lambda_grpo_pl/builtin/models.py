@@ -16,6 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from lambda_grpo_pl.builtin import smollm2
 from lambda_grpo_pl.builtin.arithmetic import ArithmeticTraces
 from lambda_grpo_pl.builtin.ledger import LedgerTraces
 from lambda_grpo_pl.builtin.tasks import PREFIX
@@ -39,9 +40,11 @@ def resolve_model_path(name: str) -> str:
     """
     if not name.startswith(PREFIX):
         return name
+    if name == PREFIX + smollm2.NAME:
+        return str(smollm2.make_smollm2(cache_folder() / smollm2.NAME))
     config = MODELS.get(name.removeprefix(PREFIX))
     if config is None:
-        known = ", ".join(PREFIX + known for known in MODELS)
+        known = ", ".join(PREFIX + known for known in (*MODELS, smollm2.NAME))
         raise UserError(
             f"model.policy.path is {name}, but that built-in model does not exist: use {known}, a folder, or a hub id."
         )
