@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.builtin import smollm2
-from lambda_grpo_pl.builtin.base_model import resolve_model_path
+from lambda_grpo_pl.builtin.models import resolve_model_path
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.policy import Policy, PolicyConfig, check_checkpoint, lay_out, load_policy
 

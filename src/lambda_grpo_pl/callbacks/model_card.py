@@ -7,8 +7,8 @@ from pathlib import Path
 import lightning as L
 
 from lambda_grpo_pl.callbacks.context import datamodule, engine, trained
+from lambda_grpo_pl.callbacks.evaluation_settings import method_name
 from lambda_grpo_pl.callbacks.summary import format_score, read_scores
-from lambda_grpo_pl.evaluation.identity import method_name
 
 
 def write_model_card(folder: Path, trainer: L.Trainer, pl_module: L.LightningModule, is_adapter: bool) -> None:

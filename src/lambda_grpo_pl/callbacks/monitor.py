@@ -14,10 +14,10 @@ from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.context import datamodule, trained
+from lambda_grpo_pl.callbacks.evaluation_settings import method_name
 from lambda_grpo_pl.callbacks.loggers import RunDescription, RunLogger, read_rows, rows_before, write_rows
 from lambda_grpo_pl.callbacks.metric_names import AXIS
 from lambda_grpo_pl.callbacks.run_config import RunConfig
-from lambda_grpo_pl.evaluation.identity import method_name
 
 Curve = list[tuple[float, float]]
 """(length over its group's mean, f) of each point."""
