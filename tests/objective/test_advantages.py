@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import strategies as st
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import AdvantageConfig, compute_advantages, reward_moments
 
 from .strategies import Group, for_all, groups
@@ -82,7 +85,7 @@ def test_batch_scale_takes_the_std_over_all_ranks() -> None:
     torch.testing.assert_close(parts, (rewards - rewards.mean(1, keepdim=True)) / (rewards.std() + config.eps))
 
 
-@pytest.mark.parametrize("settings", [{"baseline": "median"}, {"scale": "std"}, {"eps": 0.0}])
+@pytest.mark.parametrize("settings", [{"baseline": "median"}, {"scale": "std"}, {"eps": 0.0}, {"eps": math.nan}])
 def test_refusals_name_the_setting(settings: dict) -> None:
-    with pytest.raises(ValueError, match=f"advantages.{next(iter(settings))}"):
+    with pytest.raises(UserError, match=rf"model\.objective\.advantage\.{next(iter(settings))}"):
         AdvantageConfig(**settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from hypothesis import assume
@@ -11,6 +13,7 @@ from torch import Tensor
 from lambda_grpo_pl.objective import (
     FAMILIES,
     LEARNABLE,
+    FamilyConfig,
     GroupLengths,
     LengthPreference,
     count_tokens,
@@ -178,3 +181,15 @@ def test_nothing_is_nan(family: str, lam: float, lengths: list[list[int]]) -> No
         if family in LEARNABLE:
             (slope,) = torch.autograd.grad(objective, model.lam)
             assert slope.isfinite()
+
+
+def test_the_help_text_of_the_family_names_every_family() -> None:
+    """The description users read in `--help` is written by hand, beside the table."""
+    source = inspect.getsource(FamilyConfig)
+    description = source[source.index("family: str") : source.index("r: float")]
+    assert all(name in description for name in FAMILIES)
+
+
+def test_labels_differ() -> None:
+    labels = [family.label for family in FAMILIES.values()]
+    assert len(set(labels)) == len(labels)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import (
     LEARNABLE,
     LengthPreference,
@@ -91,27 +94,71 @@ def test_fixed_lambda_has_no_gradient_and_learning_ones_do() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"family": "lambda"}, "power_softmax"),
-        ({"learn": "online"}, "validation"),
-        ({"family": "grpo"}, "set preference.learn to fixed"),
+        ({"family": "lambda"}, r"model\.preference\.family is 'lambda'.*power_softmax"),
+        ({"learn": "online"}, r"model\.preference\.learn.*validation"),
+        ({"family": "grpo"}, r"set model\.preference\.learn to fixed"),
         ({"family": "dr_grpo", "learn": "fixed", "contextual": True}, "contextual to false"),
+        ({"family": "uniform", "learn": "fixed", "min_ess": 0.5}, "min_ess to null"),
         ({"learn": "fixed", "contextual": True}, "learn to surrogate"),
-        ({"r": 0.0}, "preference.r"),
-        ({"bound": -1.0}, "preference.bound"),
-        ({"init": 9.0}, "raise preference.bound"),
-        ({"bound": 50.0}, "smaller bound"),
-        ({"h_floor": 1.0}, "h_floor"),
-        ({"min_ess": 1.5}, "min_ess"),
-        ({"max_length": 0}, "max_length"),
+        ({"r": 0.0}, r"model\.preference\.r is 0"),
+        ({"r": math.inf}, r"model\.preference\.r is inf"),
+        ({"lr": 0.0}, r"model\.preference\.lr is 0"),
+        ({"bound": -1.0}, r"model\.preference\.bound is -1"),
+        ({"bound": 0.0}, r"model\.preference\.bound is 0"),
+        ({"alpha": math.nan}, r"model\.preference\.alpha is nan"),
+        ({"init": 9.0}, r"raise model\.preference\.bound"),
+        ({"init": -9.0}, r"raise model\.preference\.bound"),
+        ({"bound": 17.5}, "lower the bound"),
+        ({"h_floor": 1.0}, r"model\.preference\.h_floor"),
+        ({"h_floor": 0.0}, r"model\.preference\.h_floor"),
+        ({"min_ess": 1.0}, r"model\.preference\.min_ess"),
+        ({"min_ess": 0.0}, r"model\.preference\.min_ess"),
+        ({"max_length": 0}, r"model\.preference\.max_length"),
     ],
 )
 def test_refusals_say_what_to_change(settings: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         PreferenceConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bound": 17.0, "init": 17.0},
+        {"init": -5.0},
+        {"h_floor": 0.99},
+        {"min_ess": 0.99},
+        {"max_length": 1},
+        {"learn": "validation", "contextual": True, "min_ess": 0.01},
+        {"family": "delta_l", "learn": "fixed", "alpha": 0.0},
+    ],
+)
+def test_the_edges_of_what_is_allowed(settings: dict) -> None:
+    assert LengthPreference(PreferenceConfig(**settings)).lam.item() == settings.get("init", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "lambda"),
+        ({"learn": "validation"}, "lambda_validation"),
+        ({"contextual": True}, "lambda_contextual"),
+        ({"contextual": True, "learn": "validation"}, "lambda_contextual_validation"),
+        ({"learn": "fixed", "init": 1.0}, "lambda_fixed"),
+        ({"family": "linear"}, "linear"),
+        ({"family": "relative_power", "learn": "validation"}, "relative_power_validation"),
+        ({"family": "uniform", "learn": "fixed"}, "dapo"),
+        ({"family": "grpo", "learn": "fixed"}, "grpo"),
+        ({"family": "dr_grpo", "learn": "fixed"}, "dr_grpo"),
+        ({"family": "delta_l", "learn": "fixed"}, "delta_l"),
+    ],
+)
+def test_a_method_is_named_by_its_family_and_how_its_lambda_learns(settings: dict, name: str) -> None:
+    assert LengthPreference(PreferenceConfig(**settings)).method_name == name
+
+
 def test_dr_grpo_without_a_length_limit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"set preference\.max_length"):
+    with pytest.raises(UserError, match=r"set model\.preference\.max_length"):
         weigh(LengthPreference(PreferenceConfig(family="dr_grpo", learn="fixed")), torch.ones(1, 2))
 
 

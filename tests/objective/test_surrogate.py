@@ -7,13 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import (
     SurrogateConfig,
+    TokenLogprobs,
     clipped_surrogate,
     importance_weights,
     kl_penalty,
     sequence_log_ratio,
     token_surrogate,
+    token_terms,
 )
 
 CLIP_HIGHER = SurrogateConfig(clip_low=0.2, clip_high=0.28, dual_clip=3.0)
@@ -149,7 +152,7 @@ def test_importance_weights_by_hand(correction: Any, level: Any, expected: list[
 def test_importance_weights_need_the_sampler_only_if_asked_for() -> None:
     arguments = (torch.zeros(1, 2), None, torch.ones(1, 2))
     assert importance_weights(*arguments, SurrogateConfig()) is None
-    with pytest.raises(ValueError, match="sampler's log-probabilities"):
+    with pytest.raises(UserError, match=r"model\.objective\.surrogate\.is_correction is truncate"):
         importance_weights(*arguments, SurrogateConfig(is_correction="truncate"))
 
 
@@ -169,16 +172,50 @@ def test_tokens_are_independent() -> None:
     [
         ({"clip_low": 0.0}, "clip_low"),
         ({"clip_low": 1.5}, "clip_low"),
+        ({"clip_high": 0.0}, "clip_high"),
         ({"clip_high": -0.1}, "clip_high"),
-        ({"dual_clip": 1.1}, "1 . clip_high"),
-        ({"ratio_level": "word"}, "token, sequence"),
-        ({"kl_estimator": "k4"}, "k1, k2, k3"),
+        ({"dual_clip": 1.1}, "dual_clip is 1.1: it must be at least 1 . clip_high"),
+        ({"dual_clip": math.nan}, "dual_clip"),
+        ({"ratio_level": "word"}, "ratio_level is 'word': choose one of token, sequence"),
+        ({"kl_estimator": "k4"}, "kl_estimator is 'k4': choose one of k1, k2, k3"),
         ({"kl_coef": -1.0}, "kl_coef"),
-        ({"is_correction": "clip"}, "truncate"),
+        ({"kl_coef": math.nan}, "kl_coef"),
+        ({"is_correction": "clip"}, "is_correction is 'clip': choose one of none, truncate, mask"),
         ({"is_level": "batch"}, "is_level"),
         ({"is_cap": 0.0}, "is_cap"),
     ],
 )
 def test_refusals_say_what_to_change(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=rf"model\.objective\.surrogate\.{message}"):
         SurrogateConfig(**settings)
+
+
+def test_the_edges_of_what_is_allowed() -> None:
+    config = SurrogateConfig(clip_low=1.0, clip_high=0.25, dual_clip=1.25, kl_coef=0.0)
+    assert (config.clip_low, config.dual_clip) == (1.0, 1.25)
+
+
+@pytest.mark.parametrize("ratio_level", ["token", "sequence"])
+@pytest.mark.parametrize("is_correction", ["none", "truncate", "mask"])
+@pytest.mark.parametrize("is_level", ["token", "sequence"])
+def test_only_token_level_ratios_and_weights_are_elementwise(
+    ratio_level: Any, is_correction: Any, is_level: Any
+) -> None:
+    """Changing one token of a response changes the others' surrogates exactly where the property says so."""
+    config = SurrogateConfig(ratio_level=ratio_level, is_correction=is_correction, is_level=is_level)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+
+    def second_token(change: float) -> float:
+        policy, sampler = torch.tensor([[-1.0, -1.0, -2.0]]), torch.tensor([[-1.0, -1.2, -2.1]])
+        old = torch.tensor([[-1.1 + change, -1.1, -2.0]])
+        terms = token_terms(TokenLogprobs(policy, old, None, sampler), mask, torch.ones(1, 1), torch.ones(1, 1), config)
+        return terms.surrogates[0, 1].item()
+
+    assert (second_token(0.0) == second_token(0.1)) == config.is_elementwise
+
+
+def test_a_flat_chunk_is_refused_where_tokens_of_a_response_mix() -> None:
+    tokens, one = TokenLogprobs(torch.zeros(3)), torch.ones(3)
+    with pytest.raises(ValueError, match="sequence-level"):
+        token_terms(tokens, None, one, one, SurrogateConfig(ratio_level="sequence"))
+    assert token_terms(tokens, None, one, one, SurrogateConfig()).surrogates.tolist() == [1.0, 1.0, 1.0]

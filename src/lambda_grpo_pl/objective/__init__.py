@@ -1,6 +1,6 @@
 """The objective J = Σ_i f_i S_i / Z_i in pure torch: advantages, surrogate, length preference, count, loss.
 
-It takes tensors and knows nothing of this package's batches, so that it can be borrowed on its own:
+It takes tensors and does not depend on this package's batches, so it can be used without the rest:
 
     count = count_tokens(lengths)                                            # Z and ℓ̄, once per optimizer step
     f = preference(lengths, count.mean_length)                               # [B, G]
@@ -13,8 +13,8 @@ It takes tensors and knows nothing of this package's batches, so that it can be 
 from lambda_grpo_pl.objective.advantages import AdvantageConfig, compute_advantages, reward_moments
 from lambda_grpo_pl.objective.context import FEATURES, context_features
 from lambda_grpo_pl.objective.diagnostics import preference_statistics
-from lambda_grpo_pl.objective.families import FAMILIES, Family, GroupLengths
-from lambda_grpo_pl.objective.loss import LossOutput, TokenLogprobs, policy_loss, token_statistics
+from lambda_grpo_pl.objective.families import FAMILIES, Family, FamilyConfig, GroupLengths
+from lambda_grpo_pl.objective.loss import LossOutput, TokenLogprobs, TokenTerms, policy_loss, token_terms
 from lambda_grpo_pl.objective.preference import (
     LEARNABLE,
     LengthPreference,
@@ -41,6 +41,7 @@ __all__ = [
     "AdvantageConfig",
     "ClipFlags",
     "Family",
+    "FamilyConfig",
     "GroupLengths",
     "LengthPreference",
     "LossOutput",
@@ -49,6 +50,7 @@ __all__ = [
     "TokenCount",
     "TokenLogprobs",
     "TokenSurrogate",
+    "TokenTerms",
     "clipped_surrogate",
     "compute_advantages",
     "context_features",
@@ -61,6 +63,6 @@ __all__ = [
     "preference_statistics",
     "reward_moments",
     "sequence_log_ratio",
-    "token_statistics",
     "token_surrogate",
+    "token_terms",
 ]

@@ -1,9 +1,9 @@
-"""Advantages: how much better a response did than the others that answer the same prompt.
+"""Advantages: how much better a response is than the others to the same prompt.
 
     A_i = (R_i − baseline) / (std + eps)
 
-GRPO (DeepSeekMath, 2402.03300) takes the group's mean and the group's std; Dr. GRPO (2503.20783) leaves the std out,
-because it makes easy and hard prompts weigh more than the ones in between; the leave-one-out baseline is RLOO's
+GRPO (DeepSeekMath, 2402.03300) uses the group's mean and the group's std. Dr. GRPO (2503.20783) omits the std, because
+dividing by it makes easy and hard prompts weigh more than the others. The leave-one-out baseline is RLOO's
 (2402.14740). Every std here is the unbiased one (n − 1), as in TRL and verl.
 """
 
@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective.group_math import active_mask, group_mean, group_size, group_std, widen
 
 Baseline = Literal["mean", "leave_one_out", "none"]
@@ -33,14 +34,13 @@ class AdvantageConfig:
     """Added to the std. 1e-6 is verl's, 1e-4 is TRL's."""
 
     def __post_init__(self) -> None:
-        if self.baseline not in get_args(Baseline):
-            raise ValueError(
-                f"advantages.baseline is {self.baseline!r}: choose one of {', '.join(get_args(Baseline))}."
-            )
-        if self.scale not in get_args(Scale):
-            raise ValueError(f"advantages.scale is {self.scale!r}: choose one of {', '.join(get_args(Scale))}.")
+        for name, allowed in (("baseline", get_args(Baseline)), ("scale", get_args(Scale))):
+            if getattr(self, name) not in allowed:
+                raise UserError(
+                    f"model.objective.advantage.{name} is {getattr(self, name)!r}: choose one of {', '.join(allowed)}."
+                )
         if not self.eps > 0:
-            raise ValueError(f"advantages.eps is {self.eps}: make it positive, for example 1e-6.")
+            raise UserError(f"model.objective.advantage.eps is {self.eps}: make it positive, for example 1e-6.")
 
 
 def reward_moments(rewards: Tensor, active: Tensor | None = None) -> Tensor:
@@ -58,8 +58,8 @@ def compute_advantages(
 ) -> Tensor:
     """Compare each response's reward with its group.
 
-    A group (or batch) without spread, a group of one included, says nothing about its responses and gets 0 wherever a
-    std divides. Inactive responses get 0 and are outside their group's statistics.
+    Where a std divides and it is 0 (equal rewards, or a group of one), the advantages are 0. Inactive responses get 0
+    and are left out of their group's statistics.
 
     Shapes: rewards [B, G], active [B, G] bool, moments [3] from `reward_moments` summed over ranks (used by
     scale="batch" only; the moments of `rewards` alone where None) → [B, G], float32 or as wide as `rewards`.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lambda_grpo_pl.objective.families import GroupLengths
-from lambda_grpo_pl.objective.group_math import group_mean, group_size, group_std, widen
+from lambda_grpo_pl.objective.group_math import group_mean, group_size, widen
 from lambda_grpo_pl.objective.preference import LengthPreference, effective_sample_size
 from lambda_grpo_pl.objective.token_count import TokenCount
 
@@ -46,10 +46,12 @@ def preference_statistics(
         "length_advantage_corr": _correlation(tokens, widen(advantages), mask),
         "lambda": lam.mean(),
         "at_bound": widen((lam.abs() >= preference.config.bound).any()),
-        "grpo_lambda": _grpo_lambda(preference, tokens, mask),
     }
-    if preference.family.floored is not None:
-        statistics["floored"] = preference.family.floored(group, lam, preference.config).sum() / num_responses
+    family, config = preference.family, preference.config
+    if family.floored is not None:
+        statistics["floored"] = family.floored(group, lam, config).sum() / num_responses
+    if family.grpo_lambda is not None:
+        statistics["grpo_lambda"] = _mean_over_groups(family.grpo_lambda(group, config), mask)
     return statistics
 
 
@@ -89,11 +91,3 @@ def _correlation(tokens: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
     better = (advantages - group_mean(advantages, mask)) * mask
     scale = (longer.square().sum() * better.square().sum()).sqrt()
     return torch.where(scale > 0, (longer * better).sum() / scale.clamp(min=1e-30), 0.0)
-
-
-def _grpo_lambda(preference: LengthPreference, tokens: Tensor, mask: Tensor) -> Tensor:
-    """ℓ̄/ℓ ≈ 1 − CV·z and f ≈ 1 + λ r z, hence λ = −CV/r; under relative_power GRPO is λ = −1."""
-    if preference.config.family == "relative_power":
-        return -torch.ones_like(tokens[0, 0])
-    cv = group_std(tokens, mask, unbiased=False) / group_mean(tokens, mask).clamp(min=1)
-    return _mean_over_groups(-cv / preference.config.r, mask)

@@ -1,6 +1,6 @@
 """The loss, one for every method: L = −Σ_i w_i S_i, w_i = f_i / Z_i, S_i the sum of response i's token surrogates.
 
-GRPO, DAPO, Dr. GRPO and λ-GRPO differ in the numbers w_i alone; see `preference.py` for f and `normalisation.py` for Z.
+GRPO, DAPO, Dr. GRPO and λ-GRPO differ only in the numbers w_i; see `families.py` for f and `token_count.py` for Z.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lambda_grpo_pl.objective.surrogate import (
 
 
 class TokenLogprobs(NamedTuple):
-    """Log-probabilities (nats) of the sampled tokens, each [n, L]; whatever stands outside the mask is never read."""
+    """Log-probabilities (nats) of the sampled tokens, all of one shape; nothing outside the mask is read."""
 
     policy: Tensor
     """Under the policy being trained; carries the gradient."""
@@ -32,15 +32,26 @@ class TokenLogprobs(NamedTuple):
     """As the sampler reported them; read only by the importance-sampling correction and the statistics."""
 
 
+class TokenTerms(NamedTuple):
+    """What some tokens contribute to the loss."""
+
+    loss: Tensor
+    """[] −Σ w s over the tokens, to be minimised."""
+    surrogates: Tensor
+    """s of each token, in the tokens' shape, detached; 0 outside the mask."""
+    statistics: dict[str, Tensor]
+    """[] each. Sums over tokens, except `ratio_min`, `ratio_max` and `sampler_gap_max`."""
+
+
 class LossOutput(NamedTuple):
-    """What one micro-batch gives."""
+    """What some responses contribute to the loss."""
 
     loss: Tensor
     """[] −Σ_i w_i S_i, to be minimised; the losses of micro-batches add up to the loss of the update."""
     surrogates: Tensor
     """[n] S_i, detached: what λ's gradient needs (`preference_objective`)."""
     statistics: dict[str, Tensor]
-    """[] each. Sums over tokens, except `ratio_min`, `ratio_max` and `sampler_gap_max`."""
+    """As in `TokenTerms`."""
 
 
 def policy_loss(
@@ -49,18 +60,35 @@ def policy_loss(
     """Loss of n responses, in float32 or as wide as the policy's log-probabilities, under any autocast.
 
     Shapes: logprobs and mask [n, L] (1 at response tokens, holes are fine), advantages [n], weights [n] = f / Z.
-    Any split of a batch into calls gives the same sum: nothing in here counts or averages.
+    Any split of a batch into calls gives the same sum: nothing here counts or averages.
     """
-    mask = mask.bool()
+    loss, surrogates, statistics = token_terms(logprobs, mask.bool(), advantages[:, None], weights[:, None], config)
+    return LossOutput(loss, surrogates.sum(-1), statistics)
+
+
+def token_terms(
+    logprobs: TokenLogprobs, mask: Tensor | None, advantages: Tensor, weights: Tensor, config: SurrogateConfig
+) -> TokenTerms:
+    """Terms of the loss, token by token: the only place where surrogate, weights and statistics come together.
+
+    Shapes: logprobs and mask [n, L], or a flat chunk [m] of tokens with mask None (every token counts), as the chunked
+    head needs it; advantages and weights broadcast against them. Errors: `ValueError` for a flat chunk unless
+    `config.is_elementwise`, because the chunk does not say where responses begin.
+    """
+    if mask is None:
+        if not config.is_elementwise:
+            raise ValueError("A flat chunk of tokens cannot have sequence-level ratios or weights: pass [n, L].")
+        mask = torch.ones_like(logprobs.policy, dtype=torch.bool)
     policy, old, ref, sampler = _readable(logprobs, mask)
     log_ratio = policy - old
     if config.ratio_level == "sequence":
         log_ratio = sequence_log_ratio(log_ratio, mask)
     sampler_weights = importance_weights(old, sampler, mask, config)
-    tokens = token_surrogate(policy, old, ref, sampler_weights, advantages[:, None], config, log_ratio)
-    surrogates = (tokens.value * mask).sum(-1)
+    tokens = token_surrogate(policy, old, ref, sampler_weights, advantages, config, log_ratio)
+    surrogates = tokens.value * mask
     loss = -(weights.detach().to(surrogates.dtype) * surrogates).sum()
-    return LossOutput(loss, surrogates.detach(), token_statistics(tokens, old, sampler, sampler_weights, mask))
+    statistics = _token_statistics(tokens, old, sampler, sampler_weights, mask)
+    return TokenTerms(loss, surrogates.detach(), statistics)
 
 
 def _readable(logprobs: TokenLogprobs, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -73,13 +101,13 @@ def _readable(logprobs: TokenLogprobs, mask: Tensor) -> tuple[Tensor, Tensor, Te
     return policy, policy.detach() if old is None else old.detach(), ref, sampler
 
 
-def token_statistics(
+def _token_statistics(
     tokens: TokenSurrogate, old: Tensor, sampler: Tensor | None, sampler_weights: Tensor | None, mask: Tensor
 ) -> dict[str, Tensor]:
     """Sums over the tokens of `mask` (any shape), but for `ratio_min`, `ratio_max` and `sampler_gap_max`."""
     num_tokens = mask.sum()
     log_ratio = tokens.log_ratio.expand_as(mask).masked_fill(~mask, 0.0)
-    # Blanked positions have ratio 1, so they never are an extreme that a real token's ratio would not reach.
+    # Blanked positions have ratio 1, so they are never an extreme that a real token's ratio would not reach.
     statistics = {
         "num_tokens": num_tokens,
         "clip_low": (tokens.flags.low & mask).sum(),

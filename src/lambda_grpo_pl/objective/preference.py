@@ -18,72 +18,69 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective.context import FEATURES, RunningMoments
-from lambda_grpo_pl.objective.families import FAMILIES, GroupLengths
+from lambda_grpo_pl.objective.families import FAMILIES, FamilyConfig, GroupLengths
 from lambda_grpo_pl.objective.group_math import active_mask, group_size, widen
 from lambda_grpo_pl.objective.token_count import TokenCount
 
 Learn = Literal["fixed", "surrogate", "validation"]
-LEARNABLE = tuple(name for name, family in FAMILIES.items() if family.derivative is not None)
+LEARNABLE = tuple(name for name, family in FAMILIES.items() if family.has_lambda)
 NUM_BISECTIONS = 40
+LARGEST_EXPONENT = 80.0
+"""h^λ is at most exp(80): a finite float32, with room for the softmax above it."""
 
 
 @dataclass(kw_only=True)
-class PreferenceConfig:
+class PreferenceConfig(FamilyConfig):
     """Which f weighs the lengths, and how its λ learns."""
 
-    family: str = "power_softmax"
-    """uniform (DAPO), grpo, dr_grpo, delta_l, power_softmax (λ-GRPO), linear, or relative_power."""
     learn: Learn = "surrogate"
     """How λ learns: fixed; surrogate, by ascending the training objective (the paper); validation, the held-out one."""
     contextual: bool = False
     """One λ per prompt: λ + w·φ, φ the group's mean reward, length CV, log mean length and prompt length."""
     init: float = 0.0
     """λ at the start. 0 weighs all tokens alike."""
-    r: float = 1 / 9
-    """How far one standard deviation of length moves h = 1 + r z. 1/9 (the paper's) keeps h > 0 for groups up to 81."""
     bound: float = 5.0
     """Largest |λ|. Of 8 responses spread evenly over 200…1500 tokens, λ = 5 leaves an effective 5.6, λ = 9 2.2."""
     min_ess: float | None = None
     """Smallest effective sample size (Σf)²/Σf² as a share of the group; λ shrinks towards 0 for a group below it."""
-    alpha: float = 0.75
-    """The exponent of delta_l: 0.75 for mathematics, 1 for countdown, say its authors."""
-    max_length: int | None = None
-    """L_max of dr_grpo in tokens; null takes the rollout's limit."""
     lr: float = 0.1
-    """Learning rate of λ's own SGD (no momentum, no weight decay). Third-party value, not the authors'."""
-    h_floor: float = 0.01
-    """Smallest h (power_softmax) or 1 + λ r z (linear). Where it lifts much and λ falls, also set min_ess."""
+    """Learning rate of λ's own SGD (no momentum, no weight decay). A third party's value, not the authors'."""
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(f"preference.family is {self.family!r}: choose one of {', '.join(FAMILIES)}.")
+        super().__post_init__()
         if self.learn not in get_args(Learn):
-            raise ValueError(f"preference.learn is {self.learn!r}: choose one of {', '.join(get_args(Learn))}.")
-        if self.family not in LEARNABLE and (self.learn != "fixed" or self.contextual or self.min_ess is not None):
-            raise ValueError(
-                f"The family {self.family!r} has no λ: set preference.learn to fixed, contextual to false and min_ess "
-                f"to null, or choose one of {', '.join(LEARNABLE)}."
-            )
-        if self.contextual and self.learn == "fixed":
-            raise ValueError("preference.contextual has nothing to learn w by: set preference.learn to surrogate.")
-        for name in ("r", "bound", "h_floor", "lr"):
+            raise UserError(f"model.preference.learn is {self.learn!r}: choose one of {', '.join(get_args(Learn))}.")
+        self._check_learning()
+        for name in ("bound", "lr"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"preference.{name} is {getattr(self, name)}: choose a positive number.")
-        if abs(self.init) > self.bound:
-            raise ValueError(f"preference.init {self.init} is outside ±{self.bound}: raise preference.bound.")
-        if self.h_floor >= 1 or -self.bound * math.log(self.h_floor) > 80:
-            raise ValueError(
-                f"preference.h_floor {self.h_floor} to the power of the bound {self.bound} overflows, or is no floor: "
-                "choose h_floor below 1, such as 0.01, and a smaller bound."
+                raise UserError(f"model.preference.{name} is {getattr(self, name)}: choose a positive number.")
+        if not abs(self.init) <= self.bound:
+            raise UserError(
+                f"model.preference.init is {self.init}, outside ±{self.bound}: raise model.preference.bound."
+            )
+        if -self.bound * math.log(self.h_floor) > LARGEST_EXPONENT:
+            raise UserError(
+                f"model.preference.h_floor {self.h_floor} to the power −{self.bound} (model.preference.bound) "
+                "overflows: raise h_floor, for example to 0.01, or lower the bound."
             )
         if self.min_ess is not None and not 0 < self.min_ess < 1:
-            raise ValueError(
-                f"preference.min_ess is {self.min_ess}: choose a share of the group between 0 and 1, or null."
+            raise UserError(
+                f"model.preference.min_ess is {self.min_ess}: choose a share of the group between 0 and 1, or null."
             )
-        if self.max_length is not None and self.max_length < 1:
-            raise ValueError(
-                f"preference.max_length is {self.max_length}: choose a positive number of tokens, or null."
+
+    def _check_learning(self) -> None:
+        learns = self.learn != "fixed"
+        if not FAMILIES[self.family].has_lambda and (learns or self.contextual or self.min_ess is not None):
+            raise UserError(
+                f"model.preference.family is {self.family!r}, which has no λ: set model.preference.learn to fixed, "
+                f"contextual to false and min_ess to null, or choose one of {', '.join(LEARNABLE)}."
+            )
+        if self.contextual and not learns:
+            raise UserError(
+                "model.preference.contextual needs a learning rule, but model.preference.learn is fixed: set learn "
+                "to surrogate or validation."
             )
 
 
@@ -142,13 +139,25 @@ class LengthPreference(nn.Module):
 
     @torch.no_grad()
     def clamp_(self) -> bool:
-        """Project λ back into ±bound after an optimizer's step; True if it is at the bound."""
+        """Project λ back into ±bound after an optimizer step; returns `at_bound`."""
         self.lam.clamp_(-self.config.bound, self.config.bound)
         return self.at_bound
 
     @property
+    def method_name(self) -> str:
+        """What tables call the method: the family's label, and for a λ how it is learned, e.g. `lambda_validation`.
+
+        The paper's rule (`surrogate`) adds nothing: `lambda` is λ-GRPO.
+        """
+        label = self.family.label
+        if not self.family.has_lambda:
+            return label
+        rule = "" if self.config.learn == "surrogate" else f"_{self.config.learn}"
+        return label + "_contextual" * self.config.contextual + rule
+
+    @property
     def at_bound(self) -> bool:
-        """Whether a learning λ stands at its bound, where f is no longer what the objective asks for."""
+        """Whether a learning λ has reached its bound, beyond which the objective would still move it."""
         return self.lam.requires_grad and bool(self.lam.detach().abs() >= self.config.bound)
 
     @torch.no_grad()
@@ -177,12 +186,12 @@ class LengthPreference(nn.Module):
             return effective_sample_size(self.family.weights(group, scale * lam, self.config)) >= smallest
 
         low, high = torch.zeros_like(smallest), torch.ones_like(smallest)
-        whole = holds(high)
+        unshrunk = holds(high)
         for _ in range(NUM_BISECTIONS):
             middle = (low + high) / 2
-            enough = holds(middle)
-            low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-        return torch.where(whole, 1.0, low)
+            held = holds(middle)
+            low, high = torch.where(held, middle, low), torch.where(held, high, middle)
+        return torch.where(unshrunk, 1.0, low)
 
 
 def effective_sample_size(weights: Tensor) -> Tensor:

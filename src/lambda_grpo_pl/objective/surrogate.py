@@ -2,8 +2,8 @@
 
     s_t = w_t · min(ρ_t A, clip(ρ_t, 1 − ε_low, 1 + ε_high) A) − β · kl_t,      ρ_t = exp(logπ_θ − logπ_old)
 
-Elementwise: any shape will do ([n, L], or a flat chunk [m] inside a fused head). What mixes the tokens of a response,
-the sequence-level ratio and the importance weights, stands apart at the end.
+Elementwise: any shape works ([n, L], or a flat chunk [m] inside a fused head). What mixes the tokens of a response,
+the sequence-level ratio and the importance weights, is at the end.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from lambda_grpo_pl.errors import UserError
+
 Level = Literal["token", "sequence"]
 KLEstimator = Literal["k1", "k2", "k3"]
 Correction = Literal["none", "truncate", "mask"]
 
+KEY = "model.objective.surrogate"
+"""Where users set `SurrogateConfig`."""
 LOG_LIMIT = 80.0
-"""exp(80) ≈ 5.5e34 times an advantage of a thousand is still a finite float32. No log-ratio is clamped before it."""
+"""exp(80) ≈ 5.5e34 times an advantage of a thousand is still a finite float32. Log-ratios are clamped only above it."""
 
 
 @dataclass(kw_only=True)
@@ -31,21 +35,22 @@ class SurrogateConfig:
     clip_high: float = 0.2
     """ε_high: the ratio is clipped above at 1 + ε_high. DAPO's clip-higher is 0.28."""
     dual_clip: float | None = None
-    """c: a negative advantage counts at most c times (dual-clip PPO, 1912.09729); verl's clip_ratio_c, TRL's delta."""
+    """c: where the advantage is negative, the ratio is capped at c (dual-clip PPO, 1912.09729). Called clip_ratio_c in
+    verl and delta in TRL. Null: no cap."""
     ratio_level: Level = "token"
-    """One ratio a token, or one a response, the geometric mean of its tokens' ratios (GSPO, 2507.18071)."""
+    """One ratio per token, or one per response: the geometric mean of its tokens' ratios (GSPO, 2507.18071)."""
     kl_coef: float = 0.0
-    """β. At 0 no reference model is needed."""
+    """β, the weight of the KL term. At 0 no reference model is loaded."""
     kl_estimator: KLEstimator = "k3"
     """k1 = −d, k2 = d²/2, k3 = exp(d) − d − 1, with d = logπ_ref − logπ_θ (Schulman, Approximating KL Divergence)."""
     kl_correction: bool = False
     """Multiply the estimate by π_θ/π_old, which makes its value and gradient unbiased off-policy (DeepSeek-V3.2)."""
     is_correction: Correction = "none"
-    """Weigh tokens by π_old/π_sampler: not at all, truncated at the cap, or dropped above the cap."""
+    """Weigh tokens by π_old/π_sampler: no weight, truncated at is_cap, or dropped above is_cap."""
     is_level: Level = "token"
-    """One importance weight a token, or one a response: the product of its tokens' weights."""
+    """One importance weight per token, or one per response: the product of its tokens' weights."""
     is_cap: float = 2.0
-    """The largest importance weight."""
+    """The cap on importance weights."""
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -55,17 +60,23 @@ class SurrogateConfig:
             ("is_level", get_args(Level)),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"surrogate.{name} is {getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
+                raise UserError(f"{KEY}.{name} is {getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
         if not 0 < self.clip_low <= 1:
-            raise ValueError(f"surrogate.clip_low is {self.clip_low}: choose a number above 0 and at most 1.")
+            raise UserError(f"{KEY}.clip_low is {self.clip_low}: choose a number above 0 and at most 1.")
         if not self.clip_high > 0:
-            raise ValueError(f"surrogate.clip_high is {self.clip_high}: choose a positive number.")
-        if self.dual_clip is not None and self.dual_clip < 1 + self.clip_high:
-            raise ValueError(f"surrogate.dual_clip is {self.dual_clip}: it must be at least 1 + clip_high, or null.")
-        if self.kl_coef < 0:
-            raise ValueError(f"surrogate.kl_coef is {self.kl_coef}: choose 0 or a positive number.")
+            raise UserError(f"{KEY}.clip_high is {self.clip_high}: choose a positive number.")
+        if self.dual_clip is not None and not self.dual_clip >= 1 + self.clip_high:
+            raise UserError(f"{KEY}.dual_clip is {self.dual_clip}: it must be at least 1 + clip_high, or null.")
+        if not self.kl_coef >= 0:
+            raise UserError(f"{KEY}.kl_coef is {self.kl_coef}: choose 0 or a positive number.")
         if not self.is_cap > 0:
-            raise ValueError(f"surrogate.is_cap is {self.is_cap}: choose a positive number.")
+            raise UserError(f"{KEY}.is_cap is {self.is_cap}: choose a positive number.")
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether a token's surrogate depends on that token alone, so that a chunk of tokens can be differentiated."""
+        weighs_sequences = self.is_correction != "none" and self.is_level == "sequence"
+        return self.ratio_level == "token" and not weighs_sequences
 
 
 class ClipFlags(NamedTuple):
@@ -115,9 +126,7 @@ def token_surrogate(
     kl = torch.zeros_like(value)
     if config.kl_coef > 0:
         if ref is None:
-            raise ValueError(
-                "surrogate.kl_coef is above 0 without reference log-probabilities: pass them or set it to 0."
-            )
+            raise ValueError(f"{KEY}.kl_coef is above 0, but there are no reference log-probabilities: pass `ref`.")
         kl = kl_penalty(policy, ref, old, config)
         value = value - config.kl_coef * kl
     return TokenSurrogate(value, kl.detach(), log_ratio.detach(), flags)
@@ -160,12 +169,15 @@ def importance_weights(
     """Weights π_old/π_sampler that correct for a sampler whose log-probabilities differ from the trainer's, detached.
 
     Shapes: [n, L] nats, mask [n, L] → [n, L] (token level) or [n, 1] (sequence level: the product over the tokens), or
-    None when is_correction is "none". Errors: `ValueError` without the sampler's log-probabilities.
+    None when is_correction is "none". Errors: `UserError` without the sampler's log-probabilities.
     """
     if config.is_correction == "none":
         return None
     if sampler_logprobs is None:
-        raise ValueError("surrogate.is_correction needs the sampler's log-probabilities: pass them or set it to none.")
+        raise UserError(
+            f"{KEY}.is_correction is {config.is_correction}, which needs the sampler's log-probabilities: pass "
+            "them, or set it to none."
+        )
     log_weights = (old_logprobs - sampler_logprobs.to(old_logprobs.dtype)).detach() * mask
     if config.is_level == "sequence":
         log_weights = log_weights.sum(-1, keepdim=True)

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective.group_math import active_mask, group_mean, widen
 
 Scope = Literal["global", "group"]
@@ -38,13 +39,13 @@ def count_tokens(
     * `group`: Z_b = (Σ ℓ of prompt b) · (number of prompts): each prompt's own token-mean, prompts averaged, as the
       λ-GRPO paper writes it (2510.06870).
 
-    Inactive responses count neither as tokens nor as responses, and a prompt without an active response is no prompt.
+    Inactive responses count neither as tokens nor as responses, and a prompt without an active response is not counted.
 
     Shapes: lengths [B, G] tokens, active [B, G] bool; `reduce` adds a vector [3] over ranks and is called exactly once,
-    whatever the scope. Errors: `ValueError` for another scope.
+    whatever the scope. Errors: `UserError` for another scope.
     """
     if scope not in get_args(Scope):
-        raise ValueError(f"The token count's scope is {scope!r}: choose global or group.")
+        raise UserError(f"model.objective.token_count is {scope!r}: choose global or group.")
     mask = active_mask(lengths, active)
     tokens = widen(lengths) * mask
     num_prompts = mask.any(-1).sum()
