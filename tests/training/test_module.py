@@ -1,17 +1,24 @@
-"""A training step: the same update however it is cut, one step of θ and one of λ, and nothing for the rest."""
+"""A training step: the same update however it is split, one step of θ and one of λ per update, all of them logged."""
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import Tensor
 
-from lambda_grpo_pl.objective import AdvantageConfig, PreferenceConfig, SurrogateConfig
+from lambda_grpo_pl.batch import Groups
+from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.objective import AdvantageConfig, LengthPreference, PreferenceConfig, SurrogateConfig, count_tokens
 from lambda_grpo_pl.policy import LoraSettings, PolicyConfig
-from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig
+from lambda_grpo_pl.training import module as module_file
+from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig, check_precision
 from lambda_grpo_pl.training.module import LambdaGRPO
-from tests.scored import ScoredData, save_tiny_policy
+from lambda_grpo_pl.training.update import Gradient, Rollout
+from tests.scored import ScoredData, save_tiny_policy, scored_batch
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +84,23 @@ def test_mixed_precision_keeps_the_weights_and_the_objective_in_float32(folder: 
     assert not torch.equal(full.policy.model.lm_head.weight, mixed.policy.model.lm_head.weight)
 
 
-def test_true_half_precision_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="bf16-mixed"):
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "16-mixed", "64-true", "transformer-engine"])
+def test_other_precisions_are_refused(precision: str) -> None:
+    with pytest.raises(UserError, match=rf"trainer\.precision is {precision}: set it to bf16-mixed"):
+        check_precision(precision)
+
+
+def test_setup_refuses_precisions_and_strategies_before_loading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(module_file, "load_policy", lambda path, *_: loaded.append(path))
+    with pytest.raises(UserError, match="bf16-mixed"):
         fit(folder, precision="bf16-true")
+    module = LambdaGRPO(PolicyConfig(path=str(folder)))
+    module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    monkeypatch.setattr(L.Trainer, "strategy", FSDPStrategy())
+    with pytest.raises(UserError, match=r"trainer\.strategy"):
+        module.setup("fit")
+    assert not loaded
 
 
 def test_gradient_checkpointing_changes_nothing(folder: Path) -> None:
@@ -93,6 +114,33 @@ def test_the_sequence_level_path_equals_the_token_level_path_where_they_agree(fo
     assert_same(token, sequence, tolerance=3e-4)
 
 
+class Call(NamedTuple):
+    """One call of `accumulate_gradient` during a fit."""
+
+    rollout: Rollout
+    rows: Tensor
+    weights: Tensor
+    gradient: Gradient
+    policy: list[Tensor]
+    """The weights it started from."""
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    """What each update of a fit computed its gradient from, and what came out."""
+    noted: list[Call] = []
+    real = module_file.accumulate_gradient
+
+    def note(policy, rollout, rows, weights, config, passes) -> Gradient:
+        before = [parameter.detach().clone() for parameter in policy.parameters()]
+        gradient = real(policy, rollout, rows, weights, config, passes)
+        noted.append(Call(rollout, rows, weights.clone(), gradient, before))
+        return gradient
+
+    monkeypatch.setattr(module_file, "accumulate_gradient", note)
+    return noted
+
+
 @pytest.mark.parametrize(
     "preference",
     [
@@ -100,32 +148,167 @@ def test_the_sequence_level_path_equals_the_token_level_path_where_they_agree(fo
         PreferenceConfig(family="grpo", learn="fixed"),
         PreferenceConfig(family="dr_grpo", learn="fixed"),
         PreferenceConfig(family="delta_l", learn="fixed"),
-        PreferenceConfig(family="linear"),
-        PreferenceConfig(family="relative_power"),
-        PreferenceConfig(contextual=True),
+        PreferenceConfig(learn="fixed", init=2.0),
+        PreferenceConfig(family="linear", lr=1.0),
+        PreferenceConfig(family="relative_power", lr=1.0),
+        PreferenceConfig(contextual=True, lr=1.0),
     ],
-    ids=lambda p: p.family + "-" + p.learn,
+    ids=lambda preference: preference.family + "-" + preference.learn,
 )
-def test_every_family_trains(folder: Path, preference: PreferenceConfig) -> None:
-    before = fit(folder, steps=1, preference=PreferenceConfig(family="uniform", learn="fixed"))
-    after = fit(folder, preference=replace(preference, lr=1.0))
-    moved = any(
-        not torch.equal(a, b) for a, b in zip(before.policy.parameters(), after.policy.parameters(), strict=True)
+@pytest.mark.parametrize("token_count", ["global", "group"])
+def test_every_family_weighs_the_policy_gradient_and_lambda_ascends(
+    folder: Path, calls: list[Call], preference: PreferenceConfig, token_count: str
+) -> None:
+    """The first update starts at λ = init: its weights are f(init) / Z, and λ moves by lr · dJ/dλ."""
+    objective = ObjectiveConfig(token_count=token_count)
+    module = fit(folder, steps=1, preference=preference, objective=objective, max_response_tokens=40)
+    groups = Groups.of(scored_batch(0))
+    count = count_tokens(groups.lengths, groups.active, token_count)
+    config = PreferenceConfig(**(vars(preference) | {"max_length": 40, "contextual": False}))
+    expected = LengthPreference(config)
+    f = expected(groups.lengths, count.mean_length)
+    (call,) = calls
+    torch.testing.assert_close(call.weights, (f / count.denominator).flatten().float())
+    assert any(not torch.equal(a, b) for a, b in zip(module.policy.parameters(), call.policy, strict=True))
+    change = 0.0
+    if preference.learn != "fixed":
+        surrogates = call.gradient.surrogates.view(4, 4)
+        slope = (expected.derivative(groups.lengths, count.mean_length) * surrogates / count.denominator).sum()
+        change = preference.lr * float(slope)
+        assert abs(change) > 1e-6
+    assert module.preference.lam.item() == pytest.approx(preference.init + change, rel=1e-3, abs=1e-9)
+    assert module.method_name == expected.method_name + "_contextual" * preference.contextual
+
+
+def test_old_logprobs_are_those_before_the_first_of_several_updates(folder: Path, calls: list[Call]) -> None:
+    """So the first update has ρ = 1, and the second measures its ratio against the same fixed numbers."""
+    fit(folder, steps=1, updates=UpdateConfig(num_epochs=2), optimizer=OptimizerConfig(lr=0.01))
+    first, second = calls
+    assert first.rollout.old is not None
+    assert second.rollout.old is first.rollout.old
+    for name in ("ratio_min", "ratio_max"):
+        assert first.gradient.totals[name].item() == pytest.approx(1.0, abs=1e-5)
+    assert second.gradient.totals["ratio_max"] > 1.01
+    assert second.gradient.totals["ratio_min"] < 0.99
+    fit(folder, steps=1, updates=UpdateConfig(num_epochs=1), optimizer=OptimizerConfig(lr=0.01))
+    on_policy = calls[2:]
+    assert on_policy[0].rollout.old is None
+    torch.testing.assert_close(on_policy[0].gradient.surrogates, first.gradient.surrogates)
+
+
+def test_several_updates_clip_against_the_old_policy(folder: Path, calls: list[Call]) -> None:
+    """With a large step the second update is clipped, which changes it; with the clip wide open nothing is."""
+    settings = {"steps": 1, "updates": UpdateConfig(num_epochs=2), "optimizer": OptimizerConfig(lr=0.03)}
+    clipped = fit(folder, **settings)
+    wide = ObjectiveConfig(surrogate=SurrogateConfig(clip_low=1.0, clip_high=1e6))
+    free = fit(folder, objective=wide, **settings)
+    number = [int(call.gradient.totals["clip_low"] + call.gradient.totals["clip_high"]) for call in calls]
+    assert number[0] == number[2] == number[3] == 0
+    assert number[1] > 3
+    assert all(torch.equal(a, b) for a, b in zip(calls[1].policy, calls[3].policy, strict=True))
+    assert not torch.equal(clipped.policy.model.lm_head.weight, free.policy.model.lm_head.weight)
+
+
+def test_mini_batches_split_the_prompts_and_count_their_own_tokens(folder: Path, calls: list[Call]) -> None:
+    sections = {
+        "updates": UpdateConfig(num_epochs=2, num_minibatches=2),
+        "preference": PreferenceConfig(family="uniform", learn="fixed"),
+        "objective": ObjectiveConfig(skip_zero_advantage=False),
+    }
+    fit(folder, steps=1, **sections)
+    assert [call.rows.tolist() for call in calls] == 2 * [list(range(8)), list(range(8, 16))]
+    lengths = scored_batch(0).sampled().lengths
+    for call in calls[:2]:
+        weights = call.weights[call.rows]
+        torch.testing.assert_close(weights, torch.full_like(weights, 1 / float(lengths[call.rows].sum())))
+        assert not call.weights[~torch.isin(torch.arange(16), call.rows)].any()
+
+
+def test_rows_without_advantage_are_skipped_unless_a_kl_term_needs_them(folder: Path, calls: list[Call]) -> None:
+    fit(folder, steps=1)
+    fit(folder, steps=1, objective=ObjectiveConfig(surrogate=SurrogateConfig(kl_coef=0.1)))
+    assert calls[0].rows.tolist() == calls[0].rollout.advantages.nonzero().flatten().tolist()
+    assert len(calls[0].rows) < 16
+    assert calls[1].rows.tolist() == list(range(16))
+    assert calls[1].rollout.reference is not None
+
+
+def test_all_updates_of_a_rollout_are_logged_once(
+    folder: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sums over the four updates, extremes, and means in which every token has the same weight."""
+    logged: list[dict[str, float]] = []
+    monkeypatch.setattr(LambdaGRPO, "log_dict", lambda self, values, **_: logged.append(values))
+    norms = noted(monkeypatch, "clip_gradient")
+    shares = noted(monkeypatch, "preference_statistics")
+    updates, optimizer = UpdateConfig(num_epochs=2, num_minibatches=2), OptimizerConfig(lr=0.01, warmup_steps=4)
+    module = fit(folder, steps=1, updates=updates, optimizer=optimizer)
+    (values,) = logged
+    totals = [call.gradient.totals for call in calls]
+    tokens = sum(int(total["num_tokens"]) for total in totals)
+    assert len({int(total["num_tokens"]) for total in totals}) > 1, "equal weights would pass"
+    assert values["policy/trained_tokens"] == tokens
+    assert values["train/model_tokens"] == sum(call.gradient.num_tokens for call in calls)
+    assert values["policy/entropy"] == pytest.approx(sum(float(total["entropy"]) for total in totals) / tokens)
+    assert values["policy/clip_low"] == pytest.approx(sum(float(total["clip_low"]) for total in totals) / tokens)
+    assert values["policy/shift_from_old"] == pytest.approx(
+        sum(float(total["policy_shift"]) for total in totals) / tokens
     )
-    assert moved
-    assert (after.preference.lam.item() != 0.0) == (preference.learn != "fixed")
+    assert values["policy/ratio_max"] == max(float(total["ratio_max"]) for total in totals)
+    assert values["policy/ratio_min"] == min(float(total["ratio_min"]) for total in totals)
+    assert values["sampler/gap_max"] == max(float(total["sampler_gap_max"]) for total in totals)
+    assert values["policy/gradient_norm"] == pytest.approx(sum(float(norm) for norm in norms) / 4)
+    assert values["policy/learning_rate"] == pytest.approx(0.01), "the last update's"
+    for name in ("ess", "f_max", "length_correct"):
+        assert values[f"preference/{name}"] == pytest.approx(sum(float(share[name]) for share in shares) / 4)
+    assert values["preference/lambda"] == pytest.approx(float(shares[-1]["lambda"]))
+    change = module.preference.lam.item()
+    assert values["preference/slope"] == pytest.approx(change / (4 * module.preference.config.lr))
 
 
-def test_several_updates_clip_against_the_sampling_policy(folder: Path) -> None:
-    once, twice = fit(folder), fit(folder, updates=UpdateConfig(num_epochs=2, num_minibatches=2))
-    assert not torch.equal(once.policy.model.lm_head.weight, twice.policy.model.lm_head.weight)
+def noted(monkeypatch: pytest.MonkeyPatch, name: str) -> list:
+    """Results of one of the functions that the module calls."""
+    results: list = []
+    real: Callable = getattr(module_file, name)
+
+    def note(*arguments: object) -> object:
+        results.append(real(*arguments))
+        return results[-1]
+
+    monkeypatch.setattr(module_file, name, note)
+    return results
 
 
-def test_the_first_of_several_updates_is_the_on_policy_update(folder: Path) -> None:
-    """Old log-probabilities are the policy's own before the first step, so ρ = 1 whether they are computed or not."""
-    module = fit(folder, steps=1, updates=UpdateConfig(num_epochs=1))
-    plan = fit(folder, steps=1, objective=ObjectiveConfig(surrogate=SurrogateConfig(kl_coef=1e-9)))
-    assert_same(module, plan)
+def test_the_validation_rule_steps_lambda_by_the_alignments(
+    folder: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dJ/dλ is Σ f' T / Z with the alignments T in place of S; without a held-out batch λ rests."""
+    aligned = noted(monkeypatch, "alignments")
+    preference = PreferenceConfig(learn="validation", lr=1e3)
+    module = fit(folder, steps=1, preference=preference)
+    assert module.preference.lam.item() == 0.0
+    monkeypatch.setattr("tests.scored.scored_batch", with_heldout)
+    module = fit(folder, steps=1, preference=preference)
+    groups = Groups.of(scored_batch(0))
+    count = count_tokens(groups.lengths, groups.active)
+    derivative = LengthPreference(preference).derivative(groups.lengths, count.mean_length)
+    slope = (derivative * aligned[0].view(4, 4) / count.denominator).sum()
+    assert abs(float(slope)) > 1e-7
+    assert module.preference.lam.item() == pytest.approx(float(slope) * 1e3, rel=1e-3)
+    assert calls[-1].rollout.old is None, "one update is on-policy, with a held-out batch too"
+
+
+def with_heldout(index: int, *arguments: object, **settings: object):
+    batch = scored_batch(index, *arguments, **settings)
+    batch.heldout = scored_batch(50 + index)
+    return batch
+
+
+def test_lambda_stops_at_its_bound_and_says_so(folder: Path) -> None:
+    preference = PreferenceConfig(lr=1e6, bound=0.5)
+    with pytest.warns(UserWarning, match=r"λ has reached its bound of 0\.5.*model\.preference\.lr"):
+        module = fit(folder, steps=1, preference=preference)
+    assert abs(module.preference.lam.item()) == 0.5
 
 
 def test_the_kl_term_pulls_towards_the_reference(folder: Path) -> None:
@@ -149,12 +332,14 @@ def test_lora_trains_adapters_only_and_is_its_own_reference(folder: Path) -> Non
     assert any(p.abs().sum() > 0 for name, p in module.policy.named_parameters() if "lora_B" in name)
 
 
-def test_batch_scaled_advantages_use_the_whole_batch(folder: Path) -> None:
-    group = fit(folder)
-    batch = fit(folder, objective=ObjectiveConfig(advantage=AdvantageConfig(scale="batch")))
-    assert not torch.allclose(group.policy.model.lm_head.weight, batch.policy.model.lm_head.weight)
+def test_batch_scaled_advantages_use_the_whole_batch(folder: Path, calls: list[Call]) -> None:
+    fit(folder, steps=1, objective=ObjectiveConfig(advantage=AdvantageConfig(scale="batch")))
+    rewards = scored_batch(0).scored().total.view(4, 4)
+    expected = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std() + 1e-6)
+    torch.testing.assert_close(calls[0].rollout.advantages.view(4, 4), expected)
+    assert not torch.allclose(rewards.std(1)[1:], rewards.std()), "the group's std would pass"
 
 
 def test_mini_batches_that_do_not_divide_are_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="num_minibatches = 3"):
+    with pytest.raises(UserError, match=r"model\.updates\.num_minibatches.*set data\.batch_size"):
         fit(folder, updates=UpdateConfig(num_minibatches=3))

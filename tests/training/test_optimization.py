@@ -1,11 +1,12 @@
-"""The learning-rate schedule, and where the optimizer's states lie."""
+"""The optimizer's settings, its learning-rate schedule, and gradient clipping."""
 
 import math
 
 import pytest
 import torch
 
-from lambda_grpo_pl.training.config import OptimizerConfig
+from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig
 from lambda_grpo_pl.training.optimization import clip_gradient, learning_rate_factor, make_optimizer, make_scheduler
 
 
@@ -37,7 +38,7 @@ def test_frozen_parameters_have_no_state() -> None:
 
 def test_states_that_need_torchao_name_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torchao.optim", None)
-    with pytest.raises(ValueError, match=r"lambda-grpo-pl\[low-memory\]"):
+    with pytest.raises(UserError, match=r"model\.optimizer\.states is 8bit.*lambda-grpo-pl\[low-memory\]"):
         make_optimizer([torch.nn.Parameter(torch.zeros(2))], OptimizerConfig(states="8bit"))
 
 
@@ -58,3 +59,61 @@ def test_eight_bit_states_follow_float32_states_and_the_schedule() -> None:
             scheduler.step()
         paths.append(parameter.detach())
     torch.testing.assert_close(paths[0], paths[1], atol=5e-3, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 0.0}, r"model\.optimizer\.lr is 0"),
+        ({"max_grad_norm": 0.0}, r"model\.optimizer\.max_grad_norm is 0"),
+        ({"warmup_steps": -1}, r"model\.optimizer\.warmup_steps is -1"),
+        ({"states": "offload"}, r"model\.optimizer\.states is 'offload': choose float32 or 8bit.*gradient clipping"),
+    ],
+)
+def test_refusals_say_what_to_change(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        OptimizerConfig(**settings)
+
+
+@pytest.mark.parametrize("name", ["num_epochs", "num_minibatches"])
+def test_updates_are_at_least_one(name: str) -> None:
+    with pytest.raises(UserError, match=rf"model\.updates\.{name} is 0"):
+        UpdateConfig(**{name: 0})
+
+
+def test_defaults() -> None:
+    """What the documentation and the recipes rely on."""
+    optimizer, objective, updates = OptimizerConfig(), ObjectiveConfig(), UpdateConfig()
+    assert (optimizer.lr, optimizer.betas, optimizer.eps, optimizer.weight_decay) == (1e-6, (0.9, 0.999), 1e-8, 0.0)
+    assert (optimizer.warmup_steps, optimizer.schedule, optimizer.max_grad_norm) == (0, "constant", 1.0)
+    assert (objective.token_count, objective.skip_zero_advantage) == ("global", True)
+    assert (updates.num_epochs, updates.num_minibatches, updates.per_rollout) == (1, 1, 1)
+    assert UpdateConfig(num_epochs=3, num_minibatches=4).per_rollout == 12
+
+
+def test_the_optimizer_takes_its_settings() -> None:
+    config = OptimizerConfig(lr=0.5, betas=(0.1, 0.2), eps=0.3, weight_decay=0.4)
+    group = make_optimizer([torch.nn.Parameter(torch.zeros(2))], config).param_groups[0]
+    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (0.5, (0.1, 0.2), 0.3, 0.4)
+
+
+def test_the_schedule_reaches_the_optimizer() -> None:
+    config = OptimizerConfig(lr=0.8, warmup_steps=2, schedule="linear")
+    optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(2))], config)
+    scheduler = make_scheduler(optimizer, 6, config)
+    rates = []
+    for _ in range(7):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([0.4, 0.8, 0.8, 0.6, 0.4, 0.2, 0.0])
+
+
+@pytest.mark.parametrize("num_steps", [-1, 3])
+def test_without_a_known_end_nothing_decays(num_steps: int) -> None:
+    """max_steps −1 means endless, and a warm-up that fills the run leaves no step to decay in."""
+    config = OptimizerConfig(warmup_steps=3, schedule="cosine")
+    assert [learning_rate_factor(step, num_steps, config) for step in (3, 50)] == [1.0, 1.0]
+    assert learning_rate_factor(500, 100, config) == pytest.approx(0.0, abs=1e-12), "stays at 0 past the end"
+    constant = OptimizerConfig(warmup_steps=3)
+    assert learning_rate_factor(90, 100, constant) == 1.0

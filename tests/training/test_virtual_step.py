@@ -1,60 +1,109 @@
 """The `validation` rule: finite differences give the inner products that autograd gives, and leave the policy alone."""
 
-from contextlib import nullcontext
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from lambda_grpo_pl.batch import RolloutBatch
-from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig, compute_advantages
+from lambda_grpo_pl.batch import Groups, RolloutBatch
+from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
 from lambda_grpo_pl.policy import Policy, lay_out
-from lambda_grpo_pl.training.update import Passes, Rollout, score_rows
-from lambda_grpo_pl.training.virtual_step import alignments
+from lambda_grpo_pl.training import virtual_step
+from lambda_grpo_pl.training.update import Passes, Rollout, prepare_rollout
+from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
 from tests.scored import random_policy, scored_batch
 
-PASSES = Passes(
-    budget=50, agree=lambda number: number, backward=lambda loss: loss.backward(), sync=lambda _: nullcontext()
-)
+PASSES = Passes(budget=50, agree=lambda number: number, backward=lambda loss: loss.backward())
+ROWS = torch.arange(16)
 
 
-def as_rollout(batch: RolloutBatch) -> Rollout:
-    rewards = batch.scored()
-    advantages = compute_advantages(rewards.total.view(batch.num_prompts, -1), AdvantageConfig()).flatten()
-    return Rollout(batch.prompts, batch.sampled(), advantages, None, None, "packed")
+def prepare(policy: Policy, heldout: RolloutBatch, passes: Passes = PASSES) -> Validation:
+    rollout = prepare_rollout(policy, [], scored_batch(0), AdvantageConfig(), passes, needs_old=False)
+    return prepare_validation(policy, [], rollout, heldout, AdvantageConfig(), passes)
+
+
+def heldout_batch() -> RolloutBatch:
+    """Held-out rewards with an inactive response."""
+    batch = scored_batch(1)
+    batch.scored().active[6] = False
+    return batch
 
 
 def surrogate_gradient(policy: Policy, rollout: Rollout, weights: Tensor) -> Tensor:
     """∇ Σ w_i S_i on-policy, where S_i has the gradient of A_i Σ_t log π."""
-    rows = torch.arange(len(weights))
-    batch = lay_out(rollout.prompts, rollout.completions, rows, "packed")
+    batch = lay_out(rollout.prompts, rollout.completions, torch.arange(len(weights)), "packed")
     _, scores = policy(batch)
     total = (weights[batch.row] * rollout.advantages[batch.row] * scores.logprobs).sum()
     return torch.cat([g.flatten() for g in torch.autograd.grad(total, list(policy.parameters()))])
 
 
-def test_alignments_are_the_inner_products_of_gradients() -> None:
-    policy = random_policy()
-    rollout, heldout = as_rollout(scored_batch(0)), as_rollout(scored_batch(1))
-    rows = torch.arange(16)
-    rollout = rollout._replace(old=score_rows([policy], rollout, rows, PASSES)[0])
-    weights = torch.full((16,), 1 / float(heldout.completions.lengths.sum()))
-    before = [parameter.clone() for parameter in policy.parameters()]
+def exact_alignments(policy: Policy, validation: Validation) -> Tensor:
+    """Inner products of gradients in float32, every held-out token of an active response with weight 1 / Z."""
+    groups = Groups.of(heldout_batch())
+    weights = (groups.active / (groups.lengths * groups.active).sum()).flatten()
+    towards = surrogate_gradient(policy, validation.heldout, weights)
+    eye = torch.eye(16)
+    return torch.stack([surrogate_gradient(policy, validation.rollout, eye[row]) @ towards for row in ROWS])
 
-    result = alignments(policy, rollout, rows, heldout, rows, weights, SurrogateConfig(), PASSES)
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bf16-mixed"])
+def test_alignments_are_the_inner_products_of_gradients(mixed: bool) -> None:
+    policy = random_policy()
+    before = [parameter.clone() for parameter in policy.parameters()]
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed, cache_enabled=False):
+        validation = prepare(policy, heldout_batch())
+        result = alignments(policy, validation, ROWS, SurrogateConfig(), PASSES)
 
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), before, strict=True))
     assert all(parameter.grad is None for parameter in policy.parameters())
-    towards = surrogate_gradient(policy, heldout, weights)
-    expected = torch.stack([surrogate_gradient(policy, rollout, torch.eye(16)[row]) @ towards for row in range(16)])
+    expected = exact_alignments(policy, validation)
     assert expected.abs().max() > 0
-    torch.testing.assert_close(result, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+    assert float((result - expected).norm() / expected.norm()) < 0.01
+
+
+def test_only_the_chosen_rows_are_aligned() -> None:
+    policy = random_policy()
+    validation = prepare(policy, heldout_batch())
+    everything = alignments(policy, validation, ROWS, SurrogateConfig(), PASSES)
+    some = alignments(policy, validation, ROWS[[5, 9, 14]], SurrogateConfig(), PASSES)
+    assert not some[[0, 4, 6, 15]].any()
+    torch.testing.assert_close(some[[5, 9, 14]], everything[[5, 9, 14]], rtol=0.05, atol=0.02)
+    assert some[[5, 9, 14]].any()
+
+
+def test_the_old_policy_stays_the_ratios_denominator() -> None:
+    """After an update the policy has left the rollout's: clipped tokens have no gradient and drop out of S_i."""
+    policy = random_policy()
+    validation = prepare(policy, heldout_batch())
+    near = validation.rollout.old
+    assert near is not None
+    clipped = validation._replace(rollout=validation.rollout._replace(old=near - 1.0))
+    good = validation.rollout.advantages > 0
+    result = alignments(policy, clipped, ROWS, SurrogateConfig(), PASSES)
+    assert good.any()
+    assert not result[good].any()
+    assert result[validation.rollout.advantages < 0].any()
 
 
 def test_heldout_rewards_that_teach_nothing_give_no_alignment() -> None:
+    policy, batch = random_policy(), scored_batch(1)
+    batch.scored().total.fill_(1.0)
+    assert not alignments(policy, prepare(policy, batch), ROWS, SurrogateConfig(), PASSES).any()
+
+
+def test_weights_are_restored_when_a_pass_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = random_policy()
-    rollout, heldout = as_rollout(scored_batch(0)), as_rollout(scored_batch(1))
-    rows = torch.arange(16)
-    rollout = rollout._replace(old=score_rows([policy], rollout, rows, PASSES)[0])
-    flat = heldout._replace(advantages=torch.zeros(16))
-    result = alignments(policy, rollout, rows, flat, rows, torch.ones(16), SurrogateConfig(), PASSES)
-    assert not result.any()
+    validation = prepare(policy, heldout_batch())
+    before = [parameter.clone() for parameter in policy.parameters()]
+    moved = []
+
+    def fail(policies: list[Policy], *_: Any) -> None:
+        moved.append(any(not torch.equal(a, b) for a, b in zip(policies[0].parameters(), before, strict=True)))
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(virtual_step, "score_rows", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        alignments(policy, validation, ROWS, SurrogateConfig(), PASSES)
+    assert moved == [True]
+    assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), before, strict=True))

@@ -1,42 +1,48 @@
-"""What users say about the objective, the optimizer and the updates; checked before any model is loaded."""
+"""What users set about the objective, the optimizer and the updates; checked before any model is loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
+
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def check_precision(precision: str) -> None:
-    """Refuse a trainer precision that holds weights in half precision. Raises `ValueError`."""
-    if precision in ("bf16-true", "16-true"):
-        raise ValueError(
-            f"trainer.precision is {precision}, which rounds small updates of λ and the policy away: set it to "
-            "bf16-mixed (float32 weights, bfloat16 arithmetic)."
+    """Refuse a trainer precision under which weights or gradients would be wrong. Raises `UserError`.
+
+    Half-precision weights round small updates of λ and the policy away; float16 scales the loss, so that clipping would
+    see scaled gradients.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision is {precision}: set it to bf16-mixed (float32 weights, bfloat16 arithmetic) or 32-true."
         )
 
 
 @dataclass(kw_only=True)
 class ObjectiveConfig:
-    """The objective apart from the length preference, which has a section of its own."""
+    """The objective without the length preference, which is a separate section (`model.preference`)."""
 
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     """How rewards become advantages."""
     surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
     """Clipping, KL term and importance-sampling correction."""
     token_count: Literal["global", "group"] = "global"
-    """What Z counts: all response tokens of the update on all ranks, or each prompt's own with the prompts averaged."""
+    """What Z counts: all response tokens of the update on all ranks, or the tokens of each prompt, prompts averaged."""
     skip_zero_advantage: bool = True
-    """Leave out rows whose advantage is 0 when there is no KL term: same gradient, less compute, Z unchanged."""
+    """Skip rows whose advantage is 0 if there is no KL term: same gradient, less compute, Z unchanged."""
 
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW on the policy, stepped once an update. λ has its own optimizer, see `preference`."""
+    """AdamW on the policy, one step per update. λ has its own optimizer, see `model.preference.lr`."""
 
     lr: float = 1e-6
-    """Learning rate after the warm-up."""
+    """Peak learning rate, reached after the warm-up."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of the first and second moment."""
     eps: float = 1e-8
@@ -46,46 +52,53 @@ class OptimizerConfig:
     warmup_steps: int = 0
     """Updates over which the learning rate rises from 0."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How it falls afterwards, down to 0 at trainer.max_steps."""
+    """How the learning rate decays after the warm-up: not at all, or to 0 at trainer.max_steps."""
     max_grad_norm: float = 1.0
     """The policy's gradient is scaled down to this norm; λ's never is."""
-    states: Literal["float32", "8bit", "offload"] = "float32"
-    """Where AdamW's two moments lie: 8 bytes a parameter, 2 bytes (quantised), or in the CPU's memory (GPUs only).
-    The last two come from torchao: pip install 'lambda-grpo-pl[low-memory]'."""
+    states: Literal["float32", "8bit"] = "float32"
+    """Precision of AdamW's two moments: 8 bytes per parameter in float32, 2 bytes in 8bit, which needs torchao:
+    pip install 'lambda-grpo-pl[low-memory]'."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"optimizer.lr is {self.lr}: set it above 0.")
-        if self.max_grad_norm <= 0:
-            raise ValueError(
-                f"optimizer.max_grad_norm is {self.max_grad_norm}: set it above 0 (use 1e9 for no clipping)."
+        if not self.lr > 0:
+            raise UserError(f"model.optimizer.lr is {self.lr}: set it above 0.")
+        if not self.max_grad_norm > 0:
+            raise UserError(
+                f"model.optimizer.max_grad_norm is {self.max_grad_norm}: set it above 0 (1e9 for no clipping)."
+            )
+        if self.warmup_steps < 0:
+            raise UserError(f"model.optimizer.warmup_steps is {self.warmup_steps}: set it to 0 or more.")
+        if self.states not in ("float32", "8bit"):
+            raise UserError(
+                f"model.optimizer.states is {self.states!r}: choose float32 or 8bit. Offloading the states to the CPU "
+                "is not supported, because torchao's offloading optimizer would skip gradient clipping."
             )
 
 
 @dataclass(kw_only=True)
 class UpdateConfig:
-    """How many optimizer updates a rollout serves."""
+    """How many optimizer updates are made with one rollout."""
 
     num_epochs: int = 1
     """Passes over the rollout (GRPO's μ)."""
     num_minibatches: int = 1
-    """Parts of the rollout, by prompts, one update each."""
+    """Equal parts of the rollout's prompts, one update each."""
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "num_minibatches"):
             if getattr(self, name) < 1:
-                raise ValueError(f"updates.{name} is {getattr(self, name)}: set it to 1 or more.")
+                raise UserError(f"model.updates.{name} is {getattr(self, name)}: set it to 1 or more.")
 
     @property
     def per_rollout(self) -> int:
-        """Optimizer updates a rollout."""
+        """Optimizer updates per rollout."""
         return self.num_epochs * self.num_minibatches
 
     def check(self, num_prompts: int) -> None:
         """Refuse prompts that do not split evenly into mini-batches."""
         if num_prompts % self.num_minibatches:
-            raise ValueError(
-                f"{num_prompts} prompts a rank do not split into updates.num_minibatches = {self.num_minibatches} "
-                "equal parts: set data.batch_size (over the number of ranks) to a multiple of "
-                f"{self.num_minibatches}, or change num_minibatches."
+            raise UserError(
+                f"{num_prompts} prompts per rank cannot be split into {self.num_minibatches} equal parts "
+                f"(model.updates.num_minibatches): set data.batch_size, divided by the number of ranks, to a multiple "
+                f"of {self.num_minibatches}, or change num_minibatches."
             )

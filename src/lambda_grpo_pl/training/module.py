@@ -1,8 +1,8 @@
-"""λ-GRPO as a LightningModule: the policy, the frozen reference and λ. What has a gradient lives here, text does not.
+"""λ-GRPO as a LightningModule: the policy, the frozen reference and λ. It handles tensors with gradients, not text.
 
-One `training_step` serves one rollout: advantages → log-probabilities that must be fixed beforehand (old only if
+One `training_step` learns from one rollout: advantages → log-probabilities that must be fixed beforehand (old only if
 there are several updates, reference only if β > 0) → for each update the token count, f, the accumulated gradient, a
-step of the policy, a step of λ → scalar statistics. Completions and rewards come in the batch, see `callbacks`.
+step of the policy, a step of λ → scalar statistics. Completions and rewards come with the batch, see `callbacks`.
 """
 
 from __future__ import annotations
@@ -14,35 +14,34 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
 
 from lambda_grpo_pl.batch import Groups, RolloutBatch
 from lambda_grpo_pl.objective import (
     LengthPreference,
     PreferenceConfig,
-    compute_advantages,
     context_features,
     count_tokens,
     preference_objective,
     preference_statistics,
-    reward_moments,
 )
 from lambda_grpo_pl.policy import Policy, PolicyConfig, Reference, check_checkpoint, load_policy, load_reference
 from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig, check_precision
 from lambda_grpo_pl.training.optimization import clip_gradient, make_optimizer, make_scheduler
-from lambda_grpo_pl.training.sharding import shard_policy, sync_gradients
-from lambda_grpo_pl.training.token_metrics import mean_over_ranks, summarise_tokens
-from lambda_grpo_pl.training.update import Passes, Rollout, accumulate_gradient, score_rows
-from lambda_grpo_pl.training.virtual_step import alignments
+from lambda_grpo_pl.training.sharding import check_strategy, shard_policy, sync_gradients
+from lambda_grpo_pl.training.token_metrics import UpdateStatistics, summarize_updates
+from lambda_grpo_pl.training.update import Passes, Rollout, accumulate_gradient, prepare_rollout
+from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
 
 
 class LambdaGRPO(L.LightningModule):
     """Trains a policy on scored rollouts with one objective, J = Σ_i f_i S_i / Z_i.
 
     S_i = Σ_t s_{i,t} is response i's clipped surrogate (PPO's, DAPO's asymmetric clip included), Z the token count,
-    and f the length preference: GRPO, DAPO, Dr. GRPO and λ-GRPO are values of f (`preference.family`), never branches
-    in the loss. f depends on lengths alone, so λ's gradient dJ/dλ = Σ_i f_i' S_i / Z_i is exact from the S_i that the
-    policy's passes return anyway; λ takes part in no policy pass and costs nothing. θ and λ ascend together, each
-    with its own optimizer.
+    and f the length preference: GRPO, DAPO, Dr. GRPO and λ-GRPO are values of f (`model.preference.family`), never
+    branches in the loss. f depends on lengths alone, so λ's gradient dJ/dλ = Σ_i f_i' S_i / Z_i follows exactly from
+    the S_i that the policy's passes return anyway. θ and λ ascend together, each with its own optimizer.
     """
 
     def __init__(
@@ -62,8 +61,8 @@ class LambdaGRPO(L.LightningModule):
             preference: How responses weigh by length, and how λ learns.
             objective: Advantages, surrogate and token count.
             optimizer: The policy's optimizer.
-            updates: Optimizer updates a rollout.
-            temperature: Log-probabilities are taken at it. Linked to rollout.sampling.temperature.
+            updates: Optimizer updates per rollout.
+            temperature: Log-probabilities are taken at this temperature. Linked to rollout.sampling.temperature.
             max_response_tokens: L_max of Dr. GRPO. Linked to rollout.sampling.max_tokens.
         """
         super().__init__()
@@ -74,16 +73,25 @@ class LambdaGRPO(L.LightningModule):
         self.updates = updates
         self.temperature = temperature
         self.preference = LengthPreference(replace(preference, max_length=preference.max_length or max_response_tokens))
-        # λ's gradient is exact and reduced by `_step_preference`; DDP must neither expect nor average it.
+        # λ's gradient is reduced by `_step_preference`, so DDP must not expect or average it. DDP reads the names of
+        # such parameters from this attribute; torch has no public way to set them.
         self._ddp_params_and_buffers_to_ignore = [f"preference.{name}" for name in self.preference.state_dict()]
         self.policy: Policy
-        self._reference: list[Reference] = []  # in a list: outside the module registry, so never in a checkpoint
+        self._reference: list[Reference] = []  # in a list, so that it is not a submodule and never in a checkpoint
 
+    @property
+    def method_name(self) -> str:
+        """What tables call the method that trains: `grpo`, `dapo`, `lambda`, `lambda_validation`, …"""
+        return self.preference.method_name
+
+    @override
     def setup(self, stage: str) -> None:
         """Refuse what cannot be trained before any weight is loaded."""
         check_precision(self.trainer.precision)
+        check_strategy(self.trainer.strategy)
         check_checkpoint(self.policy_config.path, self.policy_config)
 
+    @override
     def configure_model(self) -> None:
         """Load the policy (sharded under FSDP2) and, if the objective has a KL term, the reference."""
         if hasattr(self, "policy"):
@@ -97,8 +105,12 @@ class LambdaGRPO(L.LightningModule):
         elif self.objective.surrogate.kl_coef > 0:
             self._reference = [self.policy.without_adapters()]
         if self.device_mesh is not None:
-            shard_policy(self.policy, self.device_mesh, torch.bfloat16 if "bf16" in self.trainer.precision else None)
+            # The validation rule scores in float32 now and then, so it needs whole float32 weights: autocast rounds
+            # them for all other passes. Gathering them takes twice the traffic.
+            rounded = "bf16" in self.trainer.precision and self.preference.config.learn != "validation"
+            shard_policy(self.policy, self.device_mesh, torch.bfloat16 if rounded else None)
 
+    @override
     def configure_optimizers(self) -> Any:
         """AdamW for the policy; plain SGD for λ (no momentum, no weight decay), if it learns."""
         policy = make_optimizer(self.policy.parameters(), self.optimizer_config)
@@ -110,49 +122,58 @@ class LambdaGRPO(L.LightningModule):
             )
         return optimizers
 
+    def _optimizers(self) -> tuple[Any, Optimizer | None]:
+        """The policy's, whose steps `global_step` counts, and λ's without Lightning's wrapper, so that its do not."""
+        counted, bare = self.optimizers(), self.optimizers(use_pl_optimizer=False)
+        return (counted[0], bare[1]) if isinstance(counted, list) and isinstance(bare, list) else (counted, None)
+
+    @override
     def on_fit_start(self) -> None:
-        """Bring the reference to the policy's device: Lightning does not know it."""
+        """Move the reference to the policy's device: Lightning does not know it."""
         for reference in self._reference:
             reference.to(self.device)
 
+    @override
     def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Take the updates that one rollout serves; returns f as `weights` for the `rows` of the last update."""
+        """Make all updates of one rollout and log them once; returns f as `weights` for the `rows` of the last one."""
         self.updates.check(batch.num_prompts)
-        rollout = self._fix(batch, needs_old=self.updates.per_rollout > 1 or batch.heldout is not None)
+        passes, advantage = self._passes(), self.objective.advantage
+        needs_old = self.updates.per_rollout > 1
+        rollout = prepare_rollout(self.policy, self._reference, batch, advantage, passes, needs_old)
+        validation = None
+        if batch.heldout is not None:
+            validation = prepare_validation(self.policy, self._reference, rollout, batch.heldout, advantage, passes)
         size = batch.num_prompts // self.updates.num_minibatches
         output: dict[str, Tensor] = {}
+        statistics = []
         for number in range(self.updates.per_rollout):
             start = (number % self.updates.num_minibatches) * size
-            output = self._update(rollout, Groups.of(batch, slice(start, start + size)), batch.heldout)
+            groups = Groups.of(batch, slice(start, start + size))
+            weights, update = self._update(rollout, groups, validation)
+            output = {"rows": groups.rows, "weights": weights}
+            statistics.append(update)
+        summary = summarize_updates(statistics, self.device, self._reduce)
+        values = torch.stack([value.to(self.device, torch.float32) for value in summary.values()]).tolist()
+        self.log_dict(dict(zip(summary, values, strict=True)))
         return output
 
+    @override
     def validation_step(self, batch: RolloutBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Hand the scored batch to the evaluation, or say which callback is missing."""
+        """Return the scored batch to the evaluation. Raises `UserError` naming the callback that is missing."""
         return {"completions": batch.sampled(), "rewards": batch.scored()}
 
     test_step = validation_step
 
+    @override
     def predict_step(self, batch: RolloutBatch, batch_idx: int, dataloader_idx: int = 0) -> RolloutBatch:
-        """Hand the sampled batch to whoever writes it down, or say which callback is missing."""
+        """Return the sampled batch. Raises `UserError` naming the callback that is missing."""
         batch.sampled()
         return batch
 
-    def _fix(self, batch: RolloutBatch, needs_old: bool) -> Rollout:
-        """Everything about a rollout that must not change while it is learned from."""
-        completions = batch.sampled()
-        groups = Groups.of(batch)
-        moments = self._sum(reward_moments(groups.rewards, groups.active))
-        advantages = compute_advantages(groups.rewards, self.objective.advantage, groups.active, moments)
-        layout = self.policy.layout_for(batch.prompts.lengths.cpu(), completions.lengths.cpu())
-        rollout = Rollout(batch.prompts, completions, advantages.flatten().float(), None, None, layout)
-        scorers = [self.policy] * needs_old + self._reference
-        if not scorers:
-            return rollout
-        scores = score_rows(scorers, rollout, groups.rows[groups.active], self._passes())
-        return rollout._replace(old=scores[0] if needs_old else None, reference=scores[-1] if self._reference else None)
-
-    def _update(self, rollout: Rollout, groups: Groups, heldout: RolloutBatch | None) -> dict[str, Tensor]:
-        """One step of the policy and one of λ on a mini-batch."""
+    def _update(
+        self, rollout: Rollout, groups: Groups, validation: Validation | None
+    ) -> tuple[Tensor, UpdateStatistics]:
+        """One step of the policy and one of λ on a mini-batch; returns f [B, G] and what to log."""
         count = count_tokens(groups.lengths, groups.active, self.objective.token_count, self._sum)
         features = context_features(groups.rewards, groups.lengths, groups.prompt_lengths, groups.active)
         self.preference.update_moments(features, self._sum, groups.active)
@@ -164,32 +185,25 @@ class LambdaGRPO(L.LightningModule):
         needed = groups.active
         if self.objective.skip_zero_advantage and not self._reference:
             needed = needed & (advantages != 0)
-        gains = None if heldout is None else self._alignments(rollout, groups.rows[needed], heldout)
-
-        surrogate, passes = self.objective.surrogate, self._passes()
-        gradient = accumulate_gradient(self.policy, rollout, groups.rows[needed], weights, surrogate, passes)
-        statistics = summarise_tokens(gradient.totals, self.device, self._reduce)
+        rows, surrogate, passes = groups.rows[needed], self.objective.surrogate, self._passes()
+        gains = None if validation is None else alignments(self.policy, validation, rows, surrogate, passes)
+        gradient = accumulate_gradient(self.policy, rollout, rows, weights, surrogate, passes)
         weighted = preference_statistics(
             self.preference, f, groups.lengths, advantages, groups.correct, count, groups.active, features
         )
-        statistics |= mean_over_ranks(weighted, "preference", self._reduce)
-        statistics |= self._step_policy()
+        step = self._step_policy()
         if self.preference.config.learn == "surrogate":
             gains = gradient.surrogates
         if gains is not None:
             objective = preference_objective(
                 self.preference, gains[groups.rows], groups.lengths, count, groups.active, features
             )
-            statistics |= self._step_preference(objective)
-        statistics["train/model_tokens"] = torch.tensor(gradient.num_tokens)
-        values = torch.stack([value.to(self.device, torch.float32) for value in statistics.values()]).tolist()
-        self.log_dict(dict(zip(statistics, values, strict=True)))
-        return {"rows": groups.rows, "weights": f}
+            step |= self._step_preference(objective)
+        return f, UpdateStatistics(gradient.totals, weighted, step)
 
     def _step_policy(self) -> dict[str, Tensor]:
         """Clip the accumulated gradient and step the policy; `global_step` counts exactly these steps."""
-        optimizers = self.optimizers()
-        optimizer = optimizers[0] if isinstance(optimizers, list) else optimizers
+        optimizer, _ = self._optimizers()
         norm = clip_gradient(self.policy.parameters(), self.optimizer_config.max_grad_norm)
         rate = torch.tensor(optimizer.param_groups[0]["lr"])
         optimizer.step()
@@ -198,33 +212,24 @@ class LambdaGRPO(L.LightningModule):
         return {"policy/gradient_norm": norm, "policy/learning_rate": rate}
 
     def _step_preference(self, objective: Tensor) -> dict[str, Tensor]:
-        """One step of λ up its objective Σ_i f_i(λ) S_i / Z_i, whose parts on the ranks add up.
-
-        λ's SGD is stepped beneath Lightning's wrapper, so that `global_step` counts policy updates only.
-        """
+        """One step of λ up its objective Σ_i f_i(λ) S_i / Z_i, whose parts on the ranks add up."""
+        _, optimizer = self._optimizers()
+        assert optimizer is not None
         parameters = list(self.preference.parameters())
-        for parameter, slope in zip(parameters, torch.autograd.grad(objective, parameters), strict=True):
-            parameter.grad = -self._sum(slope)
+        for parameter, gradient in zip(parameters, torch.autograd.grad(objective, parameters), strict=True):
+            parameter.grad = -self._sum(gradient)
         slope = -cast(Tensor, self.preference.lam.grad)
-        cast(Any, self.optimizers())[1].optimizer.step()
+        optimizer.step()
         if self.preference.clamp_():
             rank_zero_warn(
-                f"λ stands at its bound {self.preference.config.bound}: f is as uneven as it may get. Lower "
-                "preference.lr, raise preference.bound, or set preference.min_ess."
+                f"λ has reached its bound of {self.preference.config.bound}; f cannot become more uneven. Lower "
+                "model.preference.lr, raise model.preference.bound, or set model.preference.min_ess."
             )
         return {"preference/slope": slope}
 
-    def _alignments(self, rollout: Rollout, rows: Tensor, batch: RolloutBatch) -> Tensor:
-        """⟨∇J_val, ∇S_i⟩ [N] for the `validation` rule; J_val weighs all held-out tokens alike."""
-        heldout, groups = self._fix(batch, needs_old=False), Groups.of(batch)
-        count = count_tokens(groups.lengths, groups.active, "global", self._sum)
-        weights = groups.active.flatten() / count.denominator.float()
-        surrogate, passes = self.objective.surrogate, self._passes()
-        return alignments(self.policy, rollout, rows, heldout, groups.rows[groups.active], weights, surrogate, passes)
-
     @property
     def token_budget(self) -> int:
-        """Tokens of a micro-batch, by device where the configuration leaves it open."""
+        """Tokens per micro-batch; depends on the device if the configuration does not set it."""
         return self.policy_config.tokens_per_micro_batch or (2048 if self.device.type == "cpu" else 16384)
 
     def _passes(self) -> Passes:
@@ -232,7 +237,8 @@ class LambdaGRPO(L.LightningModule):
             budget=self.token_budget,
             agree=lambda number: int(self._reduce(torch.tensor(float(number), device=self.device), "max")),
             backward=self.manual_backward,
-            sync=lambda last: sync_gradients(self.trainer.strategy, self.policy, last),
+            sync=lambda last: sync_gradients(self.trainer.strategy, last),
+            total=self._sum,
             world_size=self.trainer.world_size,
         )
 

@@ -1,4 +1,4 @@
-"""The policy's optimizer, its learning-rate schedule and its gradient clipping. λ's optimizer stands in `module`."""
+"""The policy's optimizer, its learning-rate schedule and its gradient clipping. λ's optimizer is in `module`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.training.config import OptimizerConfig
+from lambda_grpo_pl.training.sharding import full
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
-    """AdamW over the trainable parameters, its states in float32, in 8 bits, or in the CPU's memory.
+    """AdamW over the trainable parameters, its states in float32 or in 8 bits.
 
-    Raises `ValueError` if the states ask for torchao and it is not installed.
+    Raises `UserError` if the states need torchao and it is not installed.
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     settings: dict[str, Any] = {
@@ -30,24 +31,21 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) 
     }
     if config.states == "float32":
         return AdamW(trainable, **settings, fused=True)
-    torchao = _import_torchao(config.states)
-    if config.states == "8bit":
-        return cast(Optimizer, torchao.AdamW8bit(trainable, **settings))
-    return cast(Optimizer, torchao.CPUOffloadOptimizer(trainable, AdamW, **settings, fused=True))
-
-
-def _import_torchao(states: str) -> Any:
     try:
-        return importlib.import_module("torchao.optim")
+        torchao = importlib.import_module("torchao.optim")
     except ImportError as error:
-        raise ValueError(
-            f"optimizer.states is {states}, which needs torchao: pip install 'lambda-grpo-pl[low-memory]', or set it "
-            "to float32."
+        raise UserError(
+            f"model.optimizer.states is {config.states}, which needs torchao: pip install "
+            "'lambda-grpo-pl[low-memory]', or set it to float32."
         ) from error
+    return cast(Optimizer, torchao.AdamW8bit(trainable, **settings))
 
 
 def learning_rate_factor(step: int, num_steps: int, config: OptimizerConfig) -> float:
-    """Share of the peak learning rate at update `step` (from 0) of `num_steps` (−1: unknown, no decay)."""
+    """Share of the peak learning rate at update `step` (from 0) of `num_steps` (−1: unknown, no decay).
+
+    Unlike in `transformers.get_scheduler`, no update has a learning rate of 0: the warm-up starts at 1 / warmup_steps.
+    """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.schedule == "constant" or num_steps <= config.warmup_steps:
@@ -57,11 +55,10 @@ def learning_rate_factor(step: int, num_steps: int, config: OptimizerConfig) -> 
 
 
 def make_scheduler(optimizer: Optimizer, num_steps: int, config: OptimizerConfig) -> LambdaLR:
-    """The schedule, to be stepped once an update."""
+    """The schedule, to be stepped once per update."""
     return LambdaLR(optimizer, lambda step: learning_rate_factor(step, num_steps, config))
 
 
 def clip_gradient(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale the gradient down to `max_norm`; returns the norm before, whole also where gradients are sharded."""
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    """Scale the gradient down to `max_norm`; returns the norm before, over all shards where gradients are sharded."""
+    return full(torch.nn.utils.clip_grad_norm_(parameters, max_norm))

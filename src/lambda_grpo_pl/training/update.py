@@ -1,8 +1,8 @@
 """One optimizer update: rows in, the policy's gradient and each response's surrogate S_i out.
 
-Everything that normalises is known before the first forward pass: advantages, the length preference f, the token
-count Z. So a row enters with its weight f_i / Z_i, micro-batches only sum, and how rows are split changes nothing.
-The surrogates S_i come back for the length preference, whose gradient needs no more than them.
+Everything that normalizes is known before the first forward pass: advantages, the length preference f, the token
+count Z. So a row enters with its weight f_i / Z_i, micro-batches only add up, and how rows are split changes nothing.
+The length preference gets the surrogates S_i, which are all that its gradient needs.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lambda_grpo_pl.batch import Completions, Prompts
+from lambda_grpo_pl.batch import Completions, Groups, Prompts, RolloutBatch
 from lambda_grpo_pl.objective import (
+    AdvantageConfig,
     SurrogateConfig,
     TokenLogprobs,
-    importance_weights,
+    compute_advantages,
     policy_loss,
-    token_statistics,
-    token_surrogate,
+    reward_moments,
+    token_terms,
 )
 from lambda_grpo_pl.policy import Layout, MicroBatch, Policy, Reference, lay_out, plan_micro_batches
+from lambda_grpo_pl.training.token_metrics import merge_totals
 
 
 class Rollout(NamedTuple):
@@ -39,25 +41,22 @@ class Rollout(NamedTuple):
     reference: Tensor | None
     """[N, L] log-probabilities under the frozen reference; None without a KL term."""
     layout: Layout
-    """How rows lie in a pass."""
-
-    @property
-    def group_size(self) -> int:
-        """G."""
-        return self.completions.ids.shape[0] // self.prompts.ids.shape[0]
+    """How rows are laid out in a pass."""
 
 
 class Passes(NamedTuple):
     """How passes over rows are run, the same on every rank."""
 
     budget: int
-    """Tokens a micro-batch."""
+    """Tokens per micro-batch."""
     agree: Callable[[int], int]
-    """Largest of a number over the ranks: sharded models need the same number of passes everywhere."""
+    """Largest of a number over the ranks: sharded models need the same number of passes on every rank."""
     backward: Callable[[Tensor], None]
     """Runs a loss's backward pass."""
     sync: Callable[[bool], AbstractContextManager[None]] = lambda last: nullcontext()
-    """Context of one backward pass; gradients are exchanged between ranks in the last one only."""
+    """Context of one backward pass, told whether it is the last one of the update (`sync_gradients`)."""
+    total: Callable[[Tensor], Tensor] = lambda values: values
+    """Adds a small vector over the ranks."""
     world_size: int = 1
     """Gradients are averaged over ranks, so a loss that is already normalised globally is scaled by this."""
 
@@ -68,78 +67,83 @@ class Gradient(NamedTuple):
     surrogates: Tensor
     """[N] float32 S_i = Σ_t s_{i,t}; 0 for rows that were not needed."""
     totals: dict[str, Tensor]
-    """Sums and extremes over this rank's tokens (`merge_statistics`)."""
-    num_passes: int
-    """Forward-backward passes, those that only keep the ranks in step included."""
+    """Sums and extremes over this rank's tokens (`merge_totals`)."""
     num_tokens: int
-    """Tokens that went through the model."""
+    """Tokens that passed through the model."""
 
 
 def micro_batches(rollout: Rollout, rows: Tensor, passes: Passes) -> Iterator[tuple[MicroBatch, bool, bool]]:
-    """Yield (micro-batch, counts, is last). Ranks with fewer rows repeat one that doesn't count: skipped work,
-    same passes.
+    """Yield (micro-batch, counts, is last). A rank with fewer of them repeats one that does not count, because every
+    rank has to run the same number of passes.
     """
     prompt_lengths, lengths = rollout.prompts.lengths.cpu(), rollout.completions.lengths.cpu()
-    plan = plan_micro_batches(rows.cpu(), prompt_lengths, lengths, passes.budget, rollout.layout) if len(rows) else []
-    needed = passes.agree(len(plan))
+    parts = plan_micro_batches(rows.cpu(), prompt_lengths, lengths, passes.budget, rollout.layout) if len(rows) else []
+    num_passes = passes.agree(len(parts))
     shortest = lengths.argmin()[None]
-    for number in range(needed):
-        counts = number < len(plan)
-        chosen = (plan[number] if counts else shortest).to(rollout.completions.ids.device)
-        yield lay_out(rollout.prompts, rollout.completions, chosen, rollout.layout), counts, number == needed - 1
+    for number in range(num_passes):
+        counts = number < len(parts)
+        part = (parts[number] if counts else shortest).to(rollout.completions.ids.device)
+        yield lay_out(rollout.prompts, rollout.completions, part, rollout.layout), counts, number == num_passes - 1
 
 
 @torch.no_grad()
 def score_rows(policies: Sequence[Policy | Reference], rollout: Rollout, rows: Tensor, passes: Passes) -> list[Tensor]:
     """Log-probabilities [N, L] of the responses under each policy (old, reference), sharing the micro-batches."""
     scores = [torch.zeros(rollout.completions.ids.shape, device=rows.device) for _ in policies]
-    for batch, counts, _ in micro_batches(rollout, rows, passes):
+    for micro_batch, counts, _ in micro_batches(rollout, rows, passes):
         for policy, logprobs in zip(policies, scores, strict=True):
-            _, result = policy(batch)
+            _, result = policy(micro_batch)
             if counts:
-                logprobs[batch.row, batch.column] = result.logprobs.float()
+                logprobs[micro_batch.row, micro_batch.column] = result.logprobs.float()
     return scores
+
+
+def prepare_rollout(
+    policy: Policy,
+    references: Sequence[Reference],
+    batch: RolloutBatch,
+    config: AdvantageConfig,
+    passes: Passes,
+    needs_old: bool,
+) -> Rollout:
+    """Compute everything about a scored batch that must not change during its updates."""
+    completions, groups = batch.sampled(), Groups.of(batch)
+    moments = passes.total(reward_moments(groups.rewards, groups.active))
+    advantages = compute_advantages(groups.rewards, config, groups.active, moments)
+    layout = policy.layout_for(batch.prompts.lengths.cpu(), completions.lengths.cpu())
+    rollout = Rollout(batch.prompts, completions, advantages.flatten().float(), None, None, layout)
+    scorers = [policy] * needs_old + list(references)
+    if not scorers:
+        return rollout
+    scores = score_rows(scorers, rollout, groups.rows[groups.active], passes)
+    return rollout._replace(old=scores[0] if needs_old else None, reference=scores[-1] if references else None)
 
 
 def accumulate_gradient(
     policy: Policy, rollout: Rollout, rows: Tensor, weights: Tensor, config: SurrogateConfig, passes: Passes
 ) -> Gradient:
-    """Add the gradient of −Σ_{i ∈ rows} w_i S_i to the policy's, one backward pass a micro-batch.
+    """Add the gradient of −Σ_{i ∈ rows} w_i S_i to the policy's, one backward pass per micro-batch.
 
     Shapes: rows [n] int64, weights [N] = f_i / Z_i. The result does not depend on the budget.
     """
     meter = _Meter(rollout, weights, config)
-    mixes_tokens = "sequence" in (config.ratio_level, config.is_correction != "none" and config.is_level)
-    num_passes = num_tokens = 0
-    for batch, counts, is_last in micro_batches(rollout, rows, passes):
-        if mixes_tokens:
-            _, scores = policy(batch)
-            loss = meter.row_loss(scores.logprobs, batch)
+    num_tokens = 0
+    for micro_batch, counts, is_last in micro_batches(rollout, rows, passes):
+        if config.is_elementwise:
+            loss, scores = policy(micro_batch, partial(meter.token_loss, micro_batch))
         else:
-            loss, scores = policy(batch, partial(meter.token_loss, batch))
-        meter.close(batch, scores.entropy, counts)
+            _, scores = policy(micro_batch)
+            loss = meter.row_loss(micro_batch, scores.logprobs)
+        meter.close(scores.entropy, counts)
         with passes.sync(is_last):
             passes.backward(loss * (passes.world_size * float(counts)))
-        num_passes, num_tokens = num_passes + 1, num_tokens + batch.num_tokens
-    return Gradient(meter.surrogates, meter.totals, num_passes, num_tokens)
-
-
-def merge_statistics(totals: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add up two sets of sums; names that end in `_min` and `_max` take the extreme."""
-    merged = dict(totals)
-    for name, value in more.items():
-        known = merged.get(name)
-        if known is None:
-            merged[name] = value
-        elif name.endswith(("_min", "_max")):
-            merged[name] = torch.minimum(known, value) if name.endswith("_min") else torch.maximum(known, value)
-        else:
-            merged[name] = known + value
-    return merged
+        num_tokens += micro_batch.num_tokens
+    totals = merge_totals(meter.totals, {"model_tokens": torch.tensor(num_tokens, device=weights.device)})
+    return Gradient(meter.surrogates, totals, num_tokens)
 
 
 class _Meter:
-    """Evaluates the surrogate of one micro-batch at a time and keeps S_i and the totals of those that count."""
+    """Evaluates the loss of one micro-batch at a time, and keeps S_i and the totals of those that count."""
 
     def __init__(self, rollout: Rollout, weights: Tensor, config: SurrogateConfig) -> None:
         self.rollout, self.weights, self.config = rollout, weights, config
@@ -147,39 +151,41 @@ class _Meter:
         self.totals: dict[str, Tensor] = {}
         self._open: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
 
-    def token_loss(self, batch: MicroBatch, logprobs: Tensor, place: slice) -> Tensor:
-        """−Σ w s over a chunk of tokens; elementwise, so the head can differentiate it in the same pass."""
-        row, column = batch.row[place], batch.column[place]
-        old, reference = (None if t is None else t[row, column] for t in (self.rollout.old, self.rollout.reference))
-        old = logprobs.detach() if old is None else old
-        sampled = self.rollout.completions.logprobs[row, column]
-        everywhere = torch.ones_like(row, dtype=torch.bool)
-        correction = importance_weights(old, sampled, everywhere, self.config)
-        tokens = token_surrogate(logprobs, old, reference, correction, self.rollout.advantages[row], self.config)
-        statistics = token_statistics(tokens, old, sampled, correction, everywhere)
-        self._open.append((row, tokens.value.detach(), statistics))
-        return -(self.weights[row] * tokens.value).sum()
+    def token_loss(self, micro_batch: MicroBatch, logprobs: Tensor, place: slice) -> Tensor:
+        """Loss of a chunk of tokens; elementwise, so the head can differentiate it in the same pass."""
+        row, column = micro_batch.row[place], micro_batch.column[place]
+        tokens = self._beside(logprobs, (row, column))
+        terms = token_terms(tokens, None, self.rollout.advantages[row], self.weights[row], self.config)
+        self._open.append((row, terms.surrogates, terms.statistics))
+        return terms.loss
 
-    def row_loss(self, logprobs: Tensor, batch: MicroBatch) -> Tensor:
-        """The same for objectives that mix the tokens of a row (sequence-level ratios and weights)."""
-        rows = torch.unique(batch.row)
-        place = torch.searchsorted(rows, batch.row), batch.column
+    def row_loss(self, micro_batch: MicroBatch, logprobs: Tensor) -> Tensor:
+        """Loss of whole responses, for objectives that mix their tokens (sequence-level ratios and weights)."""
+        rows = torch.unique(micro_batch.row)
+        place = torch.searchsorted(rows, micro_batch.row), micro_batch.column
         shape = (len(rows), self.rollout.completions.ids.shape[1])
-        mask = torch.zeros(shape, dtype=torch.bool, device=logprobs.device).index_put(
-            place, torch.ones_like(batch.row) > 0
-        )
-        policy = logprobs.new_zeros(shape).index_put(place, logprobs)
-        old, reference = (None if t is None else t[rows] for t in (self.rollout.old, self.rollout.reference))
-        tokens = TokenLogprobs(policy, old, reference, self.rollout.completions.logprobs[rows])
+        mask = torch.zeros(shape, dtype=torch.bool, device=logprobs.device)
+        mask[place] = True
+        tokens = self._beside(logprobs.new_zeros(shape).index_put(place, logprobs), rows)
         output = policy_loss(tokens, mask, self.rollout.advantages[rows], self.weights[rows], self.config)
         self._open.append((rows, output.surrogates, output.statistics))
         return output.loss
 
-    def close(self, batch: MicroBatch, entropy: Tensor, counts: bool) -> None:
-        """Take the micro-batch just evaluated into the totals, if it counts."""
+    def _beside(self, logprobs: Tensor, index: Any) -> TokenLogprobs:
+        """The policy's log-probabilities with those of the same tokens that the rollout holds."""
+        old, reference = self.rollout.old, self.rollout.reference
+        return TokenLogprobs(
+            logprobs,
+            None if old is None else old[index],
+            None if reference is None else reference[index],
+            self.rollout.completions.logprobs[index],
+        )
+
+    def close(self, entropy: Tensor, counts: bool) -> None:
+        """Add the micro-batch just evaluated to the totals, if it counts."""
         for rows, surrogates, statistics in self._open if counts else ():
             self.surrogates.index_add_(0, rows, surrogates.float())
-            self.totals = merge_statistics(self.totals, statistics)
+            self.totals = merge_totals(self.totals, statistics)
         if counts:
-            self.totals = merge_statistics(self.totals, {"entropy": entropy.detach().sum()})
+            self.totals = merge_totals(self.totals, {"entropy": entropy.detach().sum()})
         self._open.clear()

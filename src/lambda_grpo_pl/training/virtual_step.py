@@ -8,63 +8,106 @@ as a central difference (DARTS, arXiv 1806.09055, section 2.3).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lambda_grpo_pl.objective import SurrogateConfig, TokenLogprobs, policy_loss
-from lambda_grpo_pl.policy import Policy
-from lambda_grpo_pl.training.update import Passes, Rollout, accumulate_gradient, score_rows
+from lambda_grpo_pl.batch import Groups, RolloutBatch
+from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig, TokenLogprobs, count_tokens, policy_loss
+from lambda_grpo_pl.policy import Policy, Reference
+from lambda_grpo_pl.training.sharding import drop_gathered_weights, total_norm
+from lambda_grpo_pl.training.update import Passes, Rollout, accumulate_gradient, prepare_rollout, score_rows
 
-EPSILON = 0.01
-"""Length of the finite-difference step along v; DARTS takes the same."""
+RELATIVE_STEP = 3e-6
+"""Length ε of the finite-difference step along v, as a share of the length ‖θ‖ of the weights. Against exact inner
+products the relative error was 0.06 % on SmolLM2-135M (2 % with 1e-5, where curvature shows), and below 1 % on tiny
+random models, where rounding shows."""
 
 
-def alignments(
+def float32_arithmetic(device: torch.device) -> torch.autocast:
+    """Context in which the policy computes in float32 also under a mixed-precision trainer.
+
+    The rule needs it throughout: two passes in bfloat16 differ by more than the finite difference is worth, and a
+    bfloat16 gradient of J_val alone put the inner products on SmolLM2-135M off by 5 %. It costs time and, in the one
+    backward pass, twice the memory for activations.
+    """
+    return torch.autocast(device.type, enabled=False)
+
+
+class Validation(NamedTuple):
+    """What the rule needs of one rollout and its held-out batch; does not change while the rollout is learned from."""
+
+    rollout: Rollout
+    """The training rollout, with `old` scored in float32: the ratio's denominator while the policy moves."""
+    heldout: Rollout
+    """The held-out rollout."""
+    heldout_rows: Tensor
+    """[n] int64 its active rows."""
+    heldout_weights: Tensor
+    """[N_val] w_j of J_val = Σ_j w_j S_j."""
+
+
+def prepare_validation(
     policy: Policy,
+    references: Sequence[Reference],
     rollout: Rollout,
-    rows: Tensor,
-    heldout: Rollout,
-    heldout_rows: Tensor,
-    heldout_weights: Tensor,
-    config: SurrogateConfig,
+    batch: RolloutBatch,
+    config: AdvantageConfig,
     passes: Passes,
-) -> Tensor:
+) -> Validation:
+    """Compute what the rule keeps fixed for a rollout and a scored held-out batch; J_val weighs all tokens alike."""
+    heldout = prepare_rollout(policy, references, batch, config, passes, needs_old=False)
+    groups = Groups.of(batch)
+    count = count_tokens(groups.lengths, groups.active, "global", passes.total)
+    weights = groups.active.flatten() / count.denominator.float()
+    rows = torch.arange(len(rollout.advantages), device=rollout.advantages.device)
+    with float32_arithmetic(rows.device):
+        (old,) = score_rows([policy], rollout, rows[rollout.completions.lengths > 0], passes)
+    return Validation(rollout._replace(old=old), heldout, groups.rows[groups.active], weights)
+
+
+def alignments(policy: Policy, validation: Validation, rows: Tensor, config: SurrogateConfig, passes: Passes) -> Tensor:
     """T_i = ⟨∇J_val, ∇S_i⟩ for `rows` of the rollout, [N] float32, 0 elsewhere; η is part of λ's learning rate.
 
-    J_val = Σ_j w_j S_j over `heldout_rows` with `heldout_weights` [N_val]. `rollout.old` must be set: the ratio's
-    denominator stays at θ while the policy moves. The policy's weights come back bit for bit and its gradient is left
-    at None.
+    The policy's weights are restored bit for bit, and its gradient is left at None.
     """
-    assert rollout.old is not None
-    accumulate_gradient(policy, heldout, heldout_rows, heldout_weights, config, passes)
-    direction = [(p, -p.grad) for p in policy.parameters() if p.grad is not None]
-    policy.zero_grad()
-    norm = torch.nn.utils.get_total_norm([v for _, v in direction])
-    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    if float(norm) == 0.0:
-        return torch.zeros_like(rollout.advantages)
-    ends = []
-    for sign in (1.0, -1.0):
-        with _moved(direction, sign * EPSILON / float(norm)):
-            (logprobs,) = score_rows([policy], rollout, rows, passes)
-        ends.append(_surrogates(rollout, logprobs, config))
+    rollout, heldout, heldout_rows, heldout_weights = validation
     aligned = torch.zeros_like(rollout.advantages)
-    aligned[rows] = ((ends[0] - ends[1]) * (norm / (2 * EPSILON)))[rows]
+    with float32_arithmetic(rows.device):
+        accumulate_gradient(policy, heldout, heldout_rows, heldout_weights, config, passes)
+        direction = [(parameter, -parameter.grad) for parameter in policy.parameters() if parameter.grad is not None]
+        policy.zero_grad()
+        slope = float(total_norm(v for _, v in direction))
+        if slope == 0.0:
+            return aligned
+        step = RELATIVE_STEP * float(total_norm(parameter.detach() for parameter, _ in direction))
+        ends = []
+        for distance in (step, -step):
+            with _displaced(policy, direction, distance / slope):
+                (logprobs,) = score_rows([policy], rollout, rows, passes)
+            ends.append(_surrogates(rollout, logprobs, config))
+    aligned[rows] = ((ends[0] - ends[1]) * (slope / (2 * step)))[rows]
     return aligned
 
 
 @contextmanager
-def _moved(direction: list[tuple[torch.nn.Parameter, Tensor]], distance: float) -> Iterator[None]:
+def _displaced(policy: Policy, direction: list[tuple[torch.nn.Parameter, Tensor]], distance: float) -> Iterator[None]:
+    """The policy with its weights moved by `distance` times the direction."""
     saved = [parameter.detach().clone() for parameter, _ in direction]
-    with torch.no_grad():
-        for parameter, towards in direction:
-            parameter.add_(towards, alpha=distance)
+    try:
+        with torch.no_grad():
+            for parameter, towards in direction:
+                parameter.add_(towards, alpha=distance)
+        drop_gathered_weights(policy)
         yield
-        for (parameter, _), value in zip(direction, saved, strict=True):
-            parameter.copy_(value)
+    finally:
+        with torch.no_grad():
+            for (parameter, _), value in zip(direction, saved, strict=True):
+                parameter.copy_(value)
+        drop_gathered_weights(policy)
 
 
 def _surrogates(rollout: Rollout, logprobs: Tensor, config: SurrogateConfig) -> Tensor:

@@ -1,0 +1,115 @@
+"""Two gloo ranks under FSDP2: gradients stay sharded, and weights changed in place are gathered again."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from torch import Tensor, multiprocessing
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
+from lambda_grpo_pl.policy import Policy
+from lambda_grpo_pl.training.sharding import check_strategy, full, shard_policy, sync_gradients, total_norm
+from lambda_grpo_pl.training.update import Passes, accumulate_gradient, prepare_rollout, score_rows
+from lambda_grpo_pl.training.virtual_step import alignments
+from tests.scored import random_policy, scored_batch
+from tests.training.test_virtual_step import ROWS, exact_alignments, heldout_batch, prepare
+
+
+def weights_of(policy: Policy) -> list[Tensor]:
+    return [full(parameter.detach()).clone() for parameter in policy.parameters()]
+
+
+def check_the_validation_rule(policy: Policy, passes: Passes) -> None:
+    """Both ranks hold the same rows, so each one's alignments are those of one process."""
+    single = random_policy()
+    before = weights_of(policy)
+    validation = prepare(policy, heldout_batch(), passes)
+    (scores,) = score_rows([policy], validation.rollout, ROWS, passes)
+    result = alignments(policy, validation, ROWS, SurrogateConfig(), passes)
+    (after,) = score_rows([policy], validation.rollout, ROWS, passes)
+    assert all(torch.equal(a, b) for a, b in zip(weights_of(policy), before, strict=True))
+    assert torch.equal(after, scores)
+    expected = exact_alignments(single, validation)
+    assert float((result - expected).norm() / expected.norm()) < 0.05
+
+
+def check_gradients(policy: Policy, passes: Passes) -> None:
+    """Each micro-batch leaves a gradient of this rank's shard only, and their sum is one process's gradient."""
+    rollout = prepare_rollout(policy, [], scored_batch(0), AdvantageConfig(), passes, needs_old=False)
+    local_sizes = []
+
+    @contextmanager
+    def watch(last: bool) -> Iterator[None]:
+        with sync_gradients(ModelParallelStrategy(), last):
+            yield
+        gradients = [parameter.grad for parameter in policy.parameters()]
+        assert all(isinstance(gradient, DTensor) for gradient in gradients), f"last: {last}"
+        local_sizes.append(sum(gradient.to_local().numel() for gradient in gradients if gradient is not None))
+
+    weights = torch.linspace(0.01, 0.2, 16)
+    accumulate_gradient(policy, rollout, ROWS, weights, SurrogateConfig(), passes._replace(sync=watch))
+    total = sum(parameter.numel() for parameter in policy.parameters())
+    assert len(local_sizes) > 2
+    assert max(local_sizes) <= 0.51 * total
+
+    single, alone = random_policy(), passes._replace(agree=lambda number: number)
+    accumulate_gradient(single, rollout, ROWS, weights, SurrogateConfig(), alone)
+    for ours, theirs in zip(policy.parameters(), single.parameters(), strict=True):
+        assert ours.grad is not None
+        torch.testing.assert_close(full(ours.grad), theirs.grad, rtol=1e-4, atol=1e-6)
+    sizes = [parameter.grad for parameter in single.parameters() if parameter.grad is not None]
+    sharded = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
+    torch.testing.assert_close(total_norm(sharded), total_norm(sizes))
+    policy.zero_grad()
+
+
+def on_one_of_two_ranks(rank: int, port: int) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    policy = random_policy()
+    shard_policy(policy, init_device_mesh("cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel")), None)
+    passes = Passes(budget=50, agree=lambda number: number, backward=lambda loss: loss.backward())
+    check_gradients(policy, passes)
+    check_the_validation_rule(policy, passes)
+    dist.destroy_process_group()
+
+
+def test_two_ranks() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    multiprocessing.spawn(on_one_of_two_ranks, args=(port,), nprocs=2)
+
+
+def test_supported_strategies_are_accepted() -> None:
+    for strategy in (SingleDeviceStrategy("cpu"), DDPStrategy(), ModelParallelStrategy()):
+        check_strategy(strategy)
+
+
+def test_other_strategies_are_refused() -> None:
+    with pytest.raises(UserError, match=r"trainer\.strategy is FSDPStrategy.*configs/strategy/fsdp2\.yaml"):
+        check_strategy(FSDPStrategy())
+
+
+def test_ddp_exchanges_gradients_in_the_last_pass_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked: list[bool] = []
+
+    @contextmanager
+    def block(self: DDPStrategy) -> Iterator[None]:
+        blocked.append(True)
+        yield
+
+    monkeypatch.setattr(DDPStrategy, "block_backward_sync", block)
+    for last in (False, True):
+        with sync_gradients(DDPStrategy(), last), sync_gradients(SingleDeviceStrategy("cpu"), last):
+            pass
+    assert blocked == [True]
