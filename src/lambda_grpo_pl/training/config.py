@@ -98,7 +98,7 @@ class UpdateConfig:
         """Refuse prompts that do not split evenly into mini-batches."""
         if num_prompts % self.num_minibatches:
             raise UserError(
-                f"{num_prompts} prompts per rank cannot be split into {self.num_minibatches} equal parts "
-                f"(model.updates.num_minibatches): set data.batch_size, divided by the number of ranks, to a multiple "
-                f"of {self.num_minibatches}, or change num_minibatches."
+                f"{num_prompts} prompts per rank do not split into model.updates.num_minibatches = "
+                f"{self.num_minibatches} equal parts: set data.batch_size, divided by the number of ranks, to a "
+                f"multiple of {self.num_minibatches}, or change num_minibatches."
             )
