@@ -228,3 +228,40 @@ def test_prompts_without_an_active_response_leave_the_moments_alone() -> None:
     model.update_moments(features, active=torch.zeros_like(active))
     for ours, theirs in zip(model.moments.buffers(), expected.moments.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs * (0.99 if ours.dim() == 0 else 1))
+
+
+def test_a_second_update_pools_the_moments_with_the_first_slightly_forgotten() -> None:
+    """Weights 0.99 · 6 for the first six prompts and 6 for the others: mean and population variance of the mixture."""
+    model, _, first = contextual([0.0] * 4)
+    second = 2 * first.flip(0) + 1
+    model.update_moments(first)
+    model.update_moments(second)
+    weights = torch.tensor([0.99] * 6 + [1.0] * 6, dtype=torch.float64)[:, None]
+    values = torch.cat([first, second])
+    mean = (weights * values).sum(0) / weights.sum()
+    variance = (weights * (values - mean).square()).sum(0) / weights.sum()
+    torch.testing.assert_close(model.moments.mean, mean)
+    torch.testing.assert_close(model.moments.variance, variance)
+    torch.testing.assert_close(model.moments.count, weights.sum())
+
+
+def test_features_are_limited_to_three_standard_deviations_and_constant_ones_are_zero() -> None:
+    model, _, features = contextual([0.0] * 4)
+    features[:, 0] = 0.5
+    model.update_moments(features)
+    far = features + torch.tensor([1.0, 1e6, -1e6, 0.0])
+    standard = model.moments.standardise(far)
+    assert not standard[:, 0].any()
+    assert (standard[:, 1] == 3).all()
+    assert (standard[:, 2] == -3).all()
+    assert standard[:, 3].abs().max() < 3
+
+
+def test_context_features_by_hand() -> None:
+    """Mean reward, population std over mean of the lengths, log of the mean length, prompt length."""
+    rewards, lengths = torch.tensor([[1.0, 0.0, 9.0]]), torch.tensor([[10, 30, 500]])
+    active = torch.tensor([[True, True, False]])
+    (row,) = context_features(rewards, lengths, torch.tensor([7]), active).tolist()
+    assert row == pytest.approx([0.5, 0.5, math.log(20), 7.0])
+    (empty,) = context_features(rewards, lengths, torch.tensor([7]), torch.zeros_like(active)).tolist()
+    assert empty == [0.0, 0.0, 0.0, 7.0]
