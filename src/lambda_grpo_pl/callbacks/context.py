@@ -179,6 +179,11 @@ class TrainedModule(Protocol):
         ...
 
     @property
+    def method_name(self) -> str:
+        """What tables and dashboards call the method."""
+        ...
+
+    @property
     def objective(self) -> ObjectiveView:
         """What is trained."""
         ...

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.context import datamodule, engine, trained
-from lambda_grpo_pl.callbacks.evaluation_settings import EvaluationSettings, SetPlan, method_name, plan_set
+from lambda_grpo_pl.callbacks.evaluation_settings import EvaluationSettings, SetPlan, plan_set
 from lambda_grpo_pl.callbacks.question_records import empty_slots, question_records, select_unanswered
 from lambda_grpo_pl.data.benchmarks import BENCHMARKS
 from lambda_grpo_pl.errors import UserError
@@ -210,8 +210,6 @@ class BenchmarkEvaluation(L.Callback):
 
     def _run_info(self, trainer: L.Trainer, pl_module: L.LightningModule) -> RunInfo:
         step, module = self._step(trainer), trained(pl_module)
-        config = module.preference.config
-        name = method_name(config.family, config.learn, config.contextual)
-        method = self.method or (name if step else "base")
+        method = self.method or (module.method_name if step else "base")
         seed = None if method == "base" else engine(trainer).run.seed
         return RunInfo(model=str(module.policy_config.path).rstrip("/"), method=method, seed=seed, step=step)

@@ -10,23 +10,8 @@ from lambda_grpo_pl.data.benchmarks import BENCHMARKS
 from lambda_grpo_pl.data.sources import PromptSource
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.records import EvaluationSetup
-from lambda_grpo_pl.rewards import RewardSpec
+from lambda_grpo_pl.rewards import RewardSpec, describe
 from lambda_grpo_pl.sampling_settings import SamplingParameters, SamplingSettings
-
-WITHOUT_LAMBDA = {"uniform": "dapo", "grpo": "grpo", "dr_grpo": "dr_grpo", "delta_l": "delta_l"}
-"""Families of length weights that learn nothing, and what tables call them."""
-FINAL_ANSWER = (
-    r"what follows the last </think>: the last \boxed{…}, else the last <answer>…</answer>, else the last `####`, "
-    'else the last "answer is …"'
-)
-EXTRACTION: dict[str, str] = {
-    "math": FINAL_ANSWER,
-    "numeric": f"{FINAL_ANSWER}; it must be a number",
-    "exact": FINAL_ANSWER,
-    "multiple_choice": f"{FINAL_ANSWER}, else a response that is a letter; it must name one choice",
-    "math_lenient": f"{FINAL_ANSWER}, else the last number",
-}
-WHOLE_RESPONSE = "the whole response"
 
 
 @dataclass(kw_only=True)
@@ -96,7 +81,7 @@ def plan_set(
         template=source.prompt_template.label,
         reward=" + ".join(spec.name if spec.weight == 1 else f"{spec.weight:g}·{spec.name}" for spec in judges),
         reward_params=judges[0].params if len(judges) == 1 else {spec.label: spec.params for spec in judges},
-        reward_reads=EXTRACTION.get(judges[0].name, WHOLE_RESPONSE),
+        reward_reads=describe(judges[0].name),
         metric=entry.metric if entry else "accuracy",
         **sampling.sampling_parameters(),
         stop=source.prompt_template.stop,
@@ -112,15 +97,3 @@ def refuse_greedy_repeats(who: str, sampling: SamplingParameters) -> None:
             f"{who} would draw {sampling.num_samples} identical samples per question (temperature 0): set "
             "evaluation.overrides.temperature above 0, or evaluation.overrides.num_samples to 1."
         )
-
-
-def method_name(family: str, learn: str, contextual: bool) -> str:
-    """Return what tables call a method: `grpo`, `dapo`, `dr_grpo`, `lambda`, or its family and how λ differs.
-
-    Arguments are those of the preference. Runs of one name that differ in their seed are averaged by `compare`.
-    """
-    if family in WITHOUT_LAMBDA:
-        return WITHOUT_LAMBDA[family]
-    name = "lambda" if family == "power_softmax" else family
-    rule = "" if learn == "surrogate" else f"_{learn}"
-    return name + "_contextual" * contextual + rule

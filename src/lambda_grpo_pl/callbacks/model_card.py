@@ -7,7 +7,6 @@ from pathlib import Path
 import lightning as L
 
 from lambda_grpo_pl.callbacks.context import datamodule, engine, trained
-from lambda_grpo_pl.callbacks.evaluation_settings import method_name
 from lambda_grpo_pl.callbacks.summary import format_score, read_scores
 
 
@@ -15,7 +14,7 @@ def write_model_card(folder: Path, trainer: L.Trainer, pl_module: L.LightningMod
     """Write `<folder>/README.md`, with the scores of the latest evaluation in the run's folder, if there is one."""
     module, data = trained(pl_module), datamodule(trainer)
     preference, path = module.preference.config, module.policy_config.path
-    method = method_name(preference.family, preference.learn, preference.contextual)
+    method = module.method_name
     is_local = Path(path).is_dir()
     base = Path(path).name if is_local else path
     facts = {

@@ -14,7 +14,6 @@ from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.context import datamodule, trained
-from lambda_grpo_pl.callbacks.evaluation_settings import method_name
 from lambda_grpo_pl.callbacks.loggers import RunDescription, RunLogger, read_rows, rows_before, write_rows
 from lambda_grpo_pl.callbacks.metric_names import AXIS
 from lambda_grpo_pl.callbacks.run_config import RunConfig
@@ -92,8 +91,7 @@ def curve_of(lengths: Tensor, weights: Tensor, num_bins: int) -> Curve:
 def describe_run(trainer: L.Trainer, pl_module: L.LightningModule) -> RunDescription:
     """Return what a tracking service shows beside the metrics. The configuration is the command line's, if any."""
     module = trained(pl_module)
-    preference = module.preference.config
-    method = method_name(preference.family, preference.learn, preference.contextual)
+    method = module.method_name
     model = Path(module.policy_config.path).name
     configs = [each.resolved() for each in trainer.callbacks if isinstance(each, RunConfig)]  # type: ignore[attr-defined]
     return RunDescription(

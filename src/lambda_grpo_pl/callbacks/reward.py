@@ -36,12 +36,14 @@ class RewardCallback(L.Callback):
         """Build the reward functions; verifier processes start with the first answer that needs one.
 
         Args:
-            functions: Rewards by name or dotted path with weights; the first is the task's and says what is correct.
+            functions: Rewards by name or dotted path with weights; the first is the task's and says what is correct. In
+                Python, plain functions too. null: the reward math.
             pool: Verifier processes: how many, time and memory limits.
             on_failure: What a failed verifier trains as: reward 0, or left out of the loss.
             overlong_filter: Leave truncated responses out of the loss and of their group's statistics (DAPO, §3.4).
         """
-        suite = RewardSuite(functions or [RewardSpec(name="math")], pool, on_failure, overlong_filter)
+        rewards = [RewardSpec(name="math")] if functions is None else functions
+        suite = RewardSuite(rewards, pool, on_failure, overlong_filter)
         self.suites = RewardSuites(suite, pool)
         self._watch = SignalWatch()
 
@@ -62,6 +64,7 @@ class RewardCallback(L.Callback):
 
     def _log(self, pl_module: L.LightningModule, batch: RolloutBatch, scores: SuiteScores) -> None:
         rewards = batch.scored()
+        num_responses = len(rewards.total)
         pl_module.log_dict(
             {
                 "reward/mean": rewards.total.mean(),
@@ -69,9 +72,11 @@ class RewardCallback(L.Callback):
                 "reward/accuracy": rewards.correct.float().mean(),
                 "reward/zero_variance_groups": batch.flat_groups().float().mean(),
                 "reward/inactive": 1 - rewards.active.float().mean(),
-                "reward/verifier_failed": float(scores.num_failed),
-                "reward/no_answer": float(scores.num_no_answer),
+                "reward/verifier_failed": scores.num_failed / num_responses,
+                "reward/no_answer": scores.num_no_answer / num_responses,
                 **{f"reward/{name}": part.float().mean() for name, part in rewards.parts.items()},
             },
             sync_dist=True,
         )
+        # This rank's alone: another rank's responses may lack a number that this rank's rewards returned.
+        pl_module.log_dict({f"reward/{name}": value for name, value in scores.extras.items()})

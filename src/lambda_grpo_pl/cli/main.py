@@ -71,6 +71,8 @@ class LambdaGRPOCLI(LightningCLI):
         parser.link_arguments("rollout.sampling.temperature", "model.temperature")
         parser.link_arguments("rollout.sampling.max_tokens", "model.max_response_tokens")
         parser.link_arguments("model.policy.path", "data.tokenizer_path")
+        parser.link_arguments("model.policy.revision", "data.revision")
+        parser.link_arguments("model.policy.trust_remote_code", "data.trust_remote_code")
         parser.link_arguments("seed_everything", "rollout.seed", compute_fn=lambda seed: int(seed or 0))
         parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
 

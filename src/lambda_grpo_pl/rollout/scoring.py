@@ -46,7 +46,7 @@ class ResponseScoring:
         judged = self._ahead.finish() if self._groups else None
         size = len(responses.texts) // len(self._prompts.examples)
         examples = [example for example in self._prompts.examples for _ in range(size)]
-        return self._suite.score(responses.texts, examples, responses.lengths, responses.truncated, judged)
+        return self._suite.score(responses.texts, examples, responses.lengths, responses.truncated, judged, size)
 
 
 class RewardSuites:
