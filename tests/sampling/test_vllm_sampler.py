@@ -174,7 +174,7 @@ def test_samples_are_a_function_of_the_seed_alone(engine, trained, monkeypatch, 
     """On GPUs vLLM draws requests' seeds from numpy's generator unless each has one; here both ways run."""
     monkeypatch.setattr(engine._engine, "seeds_each_request", each_request)
     engine.sync(trained)
-    prompts, settings = random_prompts([3, 17, 3]), SamplingSettings(max_tokens=16, num_samples=3)
+    prompts, settings = random_prompts([3, 17, 3]), SamplingSettings(max_tokens=16, num_samples=8)
     prompts.ids[2] = prompts.ids[0]
     drawn = []
     for global_seed in (0, 1):
@@ -182,9 +182,11 @@ def test_samples_are_a_function_of_the_seed_alone(engine, trained, monkeypatch, 
         torch.manual_seed(global_seed)
         drawn.append(engine.generate(prompts, settings, seed=5))
     assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
-    rows = [drawn[0].tokens(row) for row in (0, 1, 2, 6, 7, 8)]
-    assert len({tuple(row) for row in rows}) == 6  # members of a group, and of another group of the same prompt
-    assert engine.generate(prompts, settings, seed=6).tokens(0) != rows[0]
+    rows = [drawn[0].tokens(row) for row in (*range(8), *range(16, 24))]
+    distinct = {tuple(row) for row in rows}  # members of a group, and of another group of the same prompt
+    assert len(distinct) > 12, "beyond a few responses that end at once"
+    other = engine.generate(prompts, settings, seed=6)
+    assert sum(other.tokens(row) == rows[row] for row in range(8)) < 4
 
 
 def test_seeds_of_requests_leave_room_for_a_group():
