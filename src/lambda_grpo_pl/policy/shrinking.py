@@ -94,7 +94,7 @@ def shrink(config: PretrainedConfig, narrow: bool, switch: int | None) -> Pretra
                     text.max_position_embeddings = switch
     if narrow:
         _narrow(text)
-    text.vocab_size = min(text.vocab_size, VOCABULARY)
+    text.vocab_size = VOCABULARY  # smaller vocabularies grow: the rows of the check need these tokens
     for name in [name for name in vars(text) if name.endswith("_token_id")]:
         value = getattr(text, name)
         if isinstance(value, int) and value >= text.vocab_size:
