@@ -53,7 +53,7 @@ def test_all_weights_train_in_float32_whatever_autocast_computes_in(policy: Path
 
 
 def test_dropout_is_off_while_training_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = GPT2Config(vocab_size=40, n_embd=32, n_layer=1, n_head=2)
+    config = GPT2Config(vocab_size=40, n_embd=32, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=1)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING, "lambda_grpo_pl"):
         loaded = load_policy(str(tmp_path), PolicyConfig(path="gpt2"))
