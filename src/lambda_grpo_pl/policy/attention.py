@@ -126,7 +126,7 @@ def _attend_eagerly(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     return F.dropout(weights, scores.dropout) @ value
 
 
-@torch.compiler.disable  # the number of blocks changes with every micro-batch: each would be another graph
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # the number of blocks changes with every micro-batch: each would be another graph
 def _attend_blocks(query: Tensor, key: Tensor, value: Tensor, layout: AttentionLayout, scores: Scores) -> Tensor:
     outputs = []
     blocks, slot = layout.blocks(scores.window)
@@ -157,7 +157,7 @@ def _attend_varlen(query: Tensor, key: Tensor, value: Tensor, layout: AttentionL
 
     if layout.key_index is not None:
         key, value = key[layout.key_index], value[layout.key_index]
-    grouped: dict[str, bool] = {"enable_gqa": query.shape[1] != key.shape[1]}
+    grouped: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]}
     if not _takes_grouped_heads(varlen_attn):
         groups = query.shape[1] // key.shape[1]
         key, value, grouped = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1), {}

@@ -105,7 +105,7 @@ def compare_layouts(
         policy = build_policy(reference, settings, attention)
     except Exception as error:  # models without this interface fail in as many ways as there are models
         return dict.fromkeys(layouts, f"{type(error).__name__}: {str(error)[:200]}")
-    findings = {layout: _compare(policy, reference, layout, half=False) for layout in layouts}
+    findings: dict[str, str] = {layout: _compare(policy, reference, layout, half=False) for layout in layouts}
     if device is not None and device.type == "cuda":
         policy.to(device)
         for layout in layouts:
@@ -149,7 +149,8 @@ def _row_logprobs(model: Any, prompt: list[int], response: list[int]) -> Tensor:
     """[L] log-probabilities of a response by the model's own `forward`, at `TEMPERATURE`."""
     ids = torch.tensor([prompt + response])
     logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float() / TEMPERATURE
-    return logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
+    scores: Tensor = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
+    return scores
 
 
 def make_rollout() -> tuple[Prompts, Completions]:

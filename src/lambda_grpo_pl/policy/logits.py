@@ -81,7 +81,7 @@ class Head(NamedTuple):
         """`upstream` [m], d loss / d log-probability → [m, V] d loss / d z, written over the log-probabilities."""
         upstream = upstream[:, None] * (self.scale / self.temperature)
         for log_probs, normalizer, label, slope in zip(
-            *(part.split(ROWS) for part in (*distribution, labels[:, None], upstream)), strict=True
+            *(torch.split(part, ROWS) for part in (*distribution, labels[:, None], upstream)), strict=True
         ):
             cap = None if self.soft_cap is None else self._cap_slope(log_probs, normalizer)
             log_probs.exp_().mul_(-slope).scatter_add_(1, label, slope)
