@@ -150,7 +150,7 @@ def is_small(config: PretrainedConfig, trust_remote_code: bool) -> bool:
     """Whether a model of `config` has at most `MOST_PARAMETERS`; nothing is allocated to find out."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
-    return sum(weight.numel() for weight in model.parameters()) <= MOST_PARAMETERS
+    return bool(sum(weight.numel() for weight in model.parameters()) <= MOST_PARAMETERS)
 
 
 def build(config: PretrainedConfig, attention: str | None, trust_remote_code: bool) -> Any:
