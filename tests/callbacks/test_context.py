@@ -6,7 +6,8 @@ from typing import Any, get_type_hints
 import pytest
 
 from lambda_grpo_pl.callbacks import PhaseTimer, RolloutCallback
-from lambda_grpo_pl.callbacks.context import TrainedModule, datamodule, engine, find_callback, trained
+from lambda_grpo_pl.callbacks.context import datamodule, engine, find_callback, trained
+from lambda_grpo_pl.callbacks.module_view import TrainedModule
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.policy import PolicyConfig
 from lambda_grpo_pl.training.module import LambdaGRPO

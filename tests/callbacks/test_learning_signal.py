@@ -66,7 +66,7 @@ def test_each_kind_is_warned_about() -> None:
 @pytest.mark.parametrize(("num_failed", "flag"), [(15, 0.0), (16, 1.0)])
 def test_the_signal_of_a_batch(num_failed: int, flag: float) -> None:
     batch = scored_batch(0)
-    scores = SuiteScores([], {}, [], [], num_failed, 0)
+    scores = SuiteScores([], {}, [], [], num_failed, 0, {})
     assert measure_signal(batch, scores).tolist() == [flag, 0.0, 0.0, -1.0]
     rewards = batch.scored()
     batch.rewards = rewards._replace(total=torch.full_like(rewards.total, 0.25))

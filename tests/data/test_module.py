@@ -62,7 +62,7 @@ def train_file(tmp_path_factory) -> str:
 def make(tokenizer_path: str, train_file: str):
     def build(streaming: bool = False, **settings: object) -> PromptDataModule:
         train = PromptSource(path=train_file, streaming=streaming, template="none")
-        val = [PromptSource(split="test", limit=5), PromptSource(split="validation", limit=3)]
+        val = [PromptSource(split="test", limit=5), PromptSource(name="more", split="validation", limit=3)]
         return PromptDataModule(tokenizer_path, train, val, **{"batch_size": 4, "seed": 3, **settings})
 
     return build

@@ -64,7 +64,7 @@ def rows(tmp_path: Path) -> Callable[..., str]:
         (["--rollout.sampling.temperature", "0"], "temperature is 0.*set it to 1.0"),
         (["--model.preference.family", "quadratic"], "quadratic.*power_softmax"),
         (["--model.optimizer.lr", "-1"], "lr is -1.0: set it above 0"),
-        (["--model.policy.path", "./nowhere"], "./nowhere.*no folder"),
+        (["--model.policy.path", "./nowhere"], r"\./nowhere.*folder does not exist"),
         (["--model.policy.path", "builtin:huge"], "builtin:huge.*builtin:arithmetic-tiny"),
         (["--model.preference.learn", "validation"], "data.heldout"),
         (["--data.train.path", "nowhere.jsonl"], "data.train.path is nowhere.jsonl, but there is no file"),

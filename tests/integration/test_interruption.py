@@ -105,7 +105,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert expected["preference.lam"] != 0.0
     for name, value in expected.items():
         assert torch.equal(result[name], value), name
-    assert evaluations(resumed) == evaluations(whole) != []
+    assert repr(evaluations(resumed)) == repr(evaluations(whole)) != "[]"  # NaN equals nothing, itself included
 
 
 def test_a_second_run_in_a_used_folder_is_refused(whole: LambdaGRPOCLI, policy: Path) -> None:

@@ -46,9 +46,9 @@ def num_judged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
     judge = RewardSuite.judge
 
-    def counting(self, completions, rows):  # type: ignore[no-untyped-def]
+    def counting(self, completions, *rest):  # type: ignore[no-untyped-def]
         numbers.append(len(completions))
-        return judge(self, completions, rows)
+        return judge(self, completions, *rest)
 
     monkeypatch.setattr(RewardSuite, "judge", counting)
     return numbers

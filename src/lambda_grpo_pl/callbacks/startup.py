@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
-from lambda_grpo_pl.callbacks.context import TrainedModule, datamodule, engine, trained
+from lambda_grpo_pl.callbacks.context import datamodule, engine, trained
+from lambda_grpo_pl.callbacks.module_view import TrainedModule
 from lambda_grpo_pl.data.module import PromptDataModule
 from lambda_grpo_pl.data.sources import PromptSource
 from lambda_grpo_pl.rollout.engine import RolloutEngine

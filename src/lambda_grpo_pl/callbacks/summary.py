@@ -55,7 +55,8 @@ class RunSummary(L.Callback):
     ) -> None:
         """Remember what the picture and the table show."""
         for metric, values in self.series.items():
-            values.append(float(trainer.callback_metrics[metric]))
+            if metric in trainer.callback_metrics:  # a method without λ has no λ that equals GRPO's
+                values.append(float(trainer.callback_metrics[metric]))
         for name, value in trainer.callback_metrics.items():
             if name.startswith("time/"):
                 phase = name.removeprefix("time/")
@@ -118,13 +119,18 @@ class RunSummary(L.Callback):
         path = self.series[LAMBDA]
         if not path:
             return []
-        ends = [{metric: values[place] for metric, values in self.series.items()} for place in (0, -1)]
+        ends = [{metric: values[place] for metric, values in self.series.items() if values} for place in (0, -1)]
         first, last = ends
         f_ranges = [f"{end[F_RANGE[0]]:.3f} to {end[F_RANGE[1]]:.3f}" for end in ends]
         shares = [" / ".join(f"{end[metric]:.0%}" for metric in TERCILES) for end in ends]
+        rows = []
+        if GRPO_LAMBDA in first:
+            rows = [
+                ("λ", f"{first[LAMBDA]:+.4f}", f"{last[LAMBDA]:+.4f}  (from {min(path):+.4f} to {max(path):+.4f})"),
+                ("λ equivalent to GRPO", f"{first[GRPO_LAMBDA]:+.4f}", f"{last[GRPO_LAMBDA]:+.4f}"),
+            ]
         return [
-            ("λ", f"{first[LAMBDA]:+.4f}", f"{last[LAMBDA]:+.4f}  (from {min(path):+.4f} to {max(path):+.4f})"),
-            ("λ equivalent to GRPO", f"{first[GRPO_LAMBDA]:+.4f}", f"{last[GRPO_LAMBDA]:+.4f}"),
+            *rows,
             ("f within a group (1: tokens weigh alike)", f_ranges[0], f_ranges[1]),
             ("gradient share, short / middle / long responses", shares[0], shares[1]),
         ]

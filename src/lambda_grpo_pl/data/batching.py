@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 
 import torch
 
 from lambda_grpo_pl.batch import Prompts, RolloutBatch
 from lambda_grpo_pl.data.prompts import EncodedPrompt
 from lambda_grpo_pl.errors import UserError
+
+
+class TrainBatches:
+    """Training batches of one rank, without end; iterating starts at the current position of training."""
+
+    def __init__(self, batch: Callable[[int], RolloutBatch], position: Callable[[], int]) -> None:
+        """Make batch k with `batch(k)`; `position()` is the first that has not been trained on."""
+        self._batch, self._position = batch, position
+
+    def __iter__(self) -> Iterator[RolloutBatch]:
+        """Yield from the first batch that has not been trained on."""
+        return map(self._batch, count(self._position()))
 
 
 class ValBatches:

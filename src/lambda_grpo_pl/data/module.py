@@ -3,22 +3,21 @@
 Training prompts are one endless stream: batch k is rows [k·B, (k+1)·B), of which rank r of W reads its B/W. The order
 is a function of (seed, epoch) alone, so the state is how many batches were *trained on* (Lightning fetches one ahead)
 and how far the further streams were drawn. To Lightning this is one epoch without end: `trainer.max_steps` ends it.
-Left out: worker processes. Tokenising a prompt takes a fraction of a millisecond and a step takes seconds.
+Left out: worker processes. Tokenizing a prompt takes a fraction of a millisecond and a step takes seconds.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
-from itertools import count
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
 from transformers import PreTrainedTokenizerBase
 
 from lambda_grpo_pl.batch import Prompts, RolloutBatch
-from lambda_grpo_pl.data.batching import ValBatches, pad_prompts, share_prompts
+from lambda_grpo_pl.data.batching import TrainBatches, ValBatches, pad_prompts, share_prompts
 from lambda_grpo_pl.data.benchmarks import Benchmark, register_benchmarks
 from lambda_grpo_pl.data.prompts import EncodedPrompt, PromptReader, PromptRules
 from lambda_grpo_pl.data.sources import PromptSource, Rows, as_source, as_sources
@@ -129,7 +128,7 @@ class PromptDataModule(L.LightningDataModule):
     def train_dataloader(self) -> Iterable[RolloutBatch]:
         """Return this rank's batches from the current position on, without end."""
         self._check_training()
-        return TrainBatches(self)
+        return TrainBatches(self.train_batch, lambda: self._position.num_batches)
 
     def val_dataloader(self) -> list[ValBatches]:
         """Return a loader for each validation set: each question once, no shuffling."""
@@ -238,15 +237,3 @@ class PromptDataModule(L.LightningDataModule):
     @property
     def _pad(self) -> int:
         return int(self.tokenizer.pad_token_id)
-
-
-class TrainBatches:
-    """Training batches of one rank, without end; iterating starts at the current position of training."""
-
-    def __init__(self, data: PromptDataModule) -> None:
-        """Read from `data`, and its position when iteration begins."""
-        self.data = data
-
-    def __iter__(self) -> Iterator[RolloutBatch]:
-        """Yield from the first batch that hasn't been trained on."""
-        return map(self.data.train_batch, count(self.data._position.num_batches))

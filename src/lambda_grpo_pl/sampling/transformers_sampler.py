@@ -208,7 +208,12 @@ def _copy_architecture(policy: nn.Module) -> nn.Module:
 
 
 def _model(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Build a model with torch's own attention: the policy's may be one that only the trainer knows."""
+    """Build a model with torch's own attention: the policy's may be one that only the trainer knows.
+
+    torch's fused attention can neither cap scores (Gemma 2) nor add sinks (gpt-oss); eager attention can.
+    """
+    needs_eager = getattr(config, "attn_logit_softcapping", None) is not None or config.model_type == "gpt_oss"
+    attention = "eager" if needs_eager else "sdpa"
     with torch.random.fork_rng():
-        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     return model.to(device).eval().requires_grad_(False)

@@ -27,7 +27,7 @@ class CheckpointFormat:
         """Look up the conversions for the transformers configuration `config`."""
         self.model_type: str = config.model_type
         with torch.device("meta"):
-            self._model: Any = AutoModelForCausalLM.from_config(config)
+            self._model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         self.architecture = type(self._model).__name__
         self._converts = bool(get_model_conversion_mapping(self._model, add_legacy=False))
 

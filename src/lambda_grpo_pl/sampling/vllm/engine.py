@@ -64,22 +64,9 @@ class VllmEngine:
             self._vllm = import_vllm()
             self._llm = self._vllm.LLM(
                 model=str(configuration_folder(config, self._format.architecture)),
-                load_format="dummy",
-                skip_tokenizer_init=True,
-                generation_config="vllm",
-                dtype=str(settings.torch_dtype).removeprefix("torch."),
-                max_model_len=self.max_model_len,
-                max_num_seqs=settings.max_num_seqs,
-                enforce_eager=settings.eager,
-                enable_prefix_caching=True,
-                logprobs_mode="processed_logprobs",
-                disable_log_stats=True,
-                kv_cache_memory_bytes=settings.kv_cache_bytes,
-                gpu_memory_utilization=settings.gpu_memory_utilization,
-                distributed_executor_backend=executor_backend(),
                 trust_remote_code=trust_remote_code,
-                enable_sleep_mode=settings.sleep,
-                seed=0,
+                max_model_len=self.max_model_len,
+                **_engine_arguments(settings),
                 **lora.engine_arguments(adapters, installed_vllm()),
             )
         if self._shares_process_group:
@@ -195,6 +182,26 @@ class VllmEngine:
         finally:
             if engine.has_unfinished_requests():  # a listener has raised: the next call must not find the rest
                 engine.abort_request(names, internal=True)
+
+
+def _engine_arguments(settings: VllmSettings) -> dict[str, Any]:
+    """Return what every engine is built with: random weights, token ids in and out, and the user's settings."""
+    return {
+        "load_format": "dummy",
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "dtype": str(settings.torch_dtype).removeprefix("torch."),
+        "max_num_seqs": settings.max_num_seqs,
+        "enforce_eager": settings.eager,
+        "enable_prefix_caching": True,
+        "logprobs_mode": "processed_logprobs",
+        "disable_log_stats": True,
+        "kv_cache_memory_bytes": settings.kv_cache_bytes,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "distributed_executor_backend": executor_backend(),
+        "enable_sleep_mode": settings.sleep,
+        "seed": 0,
+    }
 
 
 def request_seeds(seed: int, num_prompts: int) -> list[int]:
