@@ -92,7 +92,7 @@ def test_a_missing_column_is_named_with_its_line_and_the_columns_that_are_there(
 
 
 def test_an_empty_data_set(fails: Fails, rows: Callable[..., str]) -> None:
-    assert re.search("No usable prompt.*empty.*Check path", fails("--data.train.path", rows()))
+    assert re.search("No usable prompt.*empty.*Check data.train.path", fails("--data.train.path", rows()))
 
 
 def test_every_prompt_longer_than_the_limit(fails: Fails, rows: Callable[..., str]) -> None:
@@ -112,7 +112,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model(fails: Fails, policy: Path,
     tokenizer = AutoTokenizer.from_pretrained(policy)
     tokenizer.add_tokens(["<extra>"])
     assert re.search(
-        "tokens but the model only.*matching pair",
+        "tokens but the model has only.*matching pair",
         fails("--model.policy.path", _checkpoint(policy, tmp_path, tokenizer)),
     )
 

@@ -117,12 +117,11 @@ def test_rows_do_not_see_each_other() -> None:
         assert not torch.allclose(scores.logprobs[~others], changed.logprobs[~others])
 
 
-def test_a_compiled_policy_is_not_compiled_again_for_other_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
+@torch._dynamo.config.patch(recompile_limit=4, fail_on_recompile_limit_hit=True)
+def test_a_compiled_policy_is_not_compiled_again_for_other_rollouts() -> None:
     """The number of attention blocks differs between micro-batches and must not be part of the graph."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 4)
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     policy = make_policy()
     policy._transformer = [torch.compile(policy.backbone, dynamic=True, backend="eager")]
     prompts, completions = make_rollout(num_prompts=3, group_size=8)
