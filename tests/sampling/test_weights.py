@@ -4,8 +4,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import Qwen2Config
 
 from lambda_grpo_pl.sampling import AdapterPlan, plan_adapters, policy_weights
+from lambda_grpo_pl.sampling.vllm.checkpoint import CheckpointFormat
 from lambda_grpo_pl.sampling.weights import weight_layout, weight_names
 
 from .parts import tiny_policy
@@ -112,3 +114,13 @@ def test_names_of_compiled_and_checkpointed_wrappers_disappear(policy):
     policy.model.layers[0] = torch.compile(policy.model.layers[0])
     assert any("_orig_mod" in name for name in policy.state_dict())
     assert weight_names(policy) == expected
+
+
+def test_looking_up_a_checkpoints_format_leaves_the_policys_configuration_alone() -> None:
+    """The policy and the engine share the object; another attention in it would break the policy's packed rows."""
+    config = Qwen2Config(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, vocab_size=8
+    )
+    config._attn_implementation = "sdpa"
+    CheckpointFormat(config)
+    assert config._attn_implementation == "sdpa"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -215,5 +216,7 @@ def _model(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -
     needs_eager = getattr(config, "attn_logit_softcapping", None) is not None or config.model_type == "gpt_oss"
     attention = "eager" if needs_eager else "sdpa"
     with torch.random.fork_rng():
-        model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+        model: nn.Module = AutoModelForCausalLM.from_config(
+            deepcopy(config), dtype=dtype, attn_implementation=attention
+        )
     return model.to(device).eval().requires_grad_(False)

@@ -7,6 +7,7 @@ transformers keeps the experts of a mixture as one tensor per layer and renames 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -26,8 +27,10 @@ class CheckpointFormat:
     def __init__(self, config: Any) -> None:
         """Look up the conversions for the transformers configuration `config`."""
         self.model_type: str = config.model_type
+        # A copy, since from_config notes the attention in the configuration, which the policy shares; and an attention
+        # that is always known, since the policy's may not be registered in this process.
         with torch.device("meta"):
-            self._model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+            self._model: Any = AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation="eager")
         self.architecture = type(self._model).__name__
         self._converts = bool(get_model_conversion_mapping(self._model, add_legacy=False))
 
