@@ -105,7 +105,7 @@ def test_scores_of_other_weights_never_stand_beside_new_ones(policy: Path, gsm8k
 def test_two_questions_of_one_id_are_refused(policy: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text(2 * '{"question": "1+1?", "answer": "2", "id": "a"}\n')
-    with pytest.raises(ValueError, match="Two questions of mine have the id 'a'"):
+    with pytest.raises(ValueError, match=r"mine\.jsonl: 2 rows have the id 'a'; give each"):
         evaluate(tmp_path, policy, [PromptSource(path=str(file))], KnownAnswers(odd))
 
 

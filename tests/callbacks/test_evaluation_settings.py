@@ -30,7 +30,7 @@ def test_benchmarks_and_records_are_sampled_with_the_parameters() -> None:
 
 
 def test_a_benchmarks_own_parameters_reach_the_sampler_and_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BENCHMARKS, "tides", Benchmark(name="tides", hub_id="me/tides", **OWN))
+    monkeypatch.setitem(BENCHMARKS, "tides", Benchmark(name="tides", path="me/tides", **OWN))
     plan = plan_set(PromptSource(benchmark="tides"), [], TRAINING, [RewardSpec(name="math")], seed=6)
     assert plan.sampling == SamplingSettings(**OWN)
     assert plan.setup.sampling_parameters() == OWN
@@ -38,7 +38,7 @@ def test_a_benchmarks_own_parameters_reach_the_sampler_and_the_record(monkeypatc
 
 
 def test_later_overrides_win_and_null_keeps_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BENCHMARKS, "tides", Benchmark(name="tides", hub_id="me/tides", **OWN))
+    monkeypatch.setitem(BENCHMARKS, "tides", Benchmark(name="tides", path="me/tides", **OWN))
     overrides = [EvaluationSettings(top_p=0.5, top_k=2), EvaluationSettings(top_p=0.8)]
     plan = plan_set(PromptSource(benchmark="tides"), overrides, TRAINING, [RewardSpec(name="math")], seed=0)
     assert plan.setup.sampling_parameters() == OWN | {"top_p": 0.8, "top_k": 2}
@@ -68,4 +68,4 @@ def test_impossible_values_are_refused_by_the_key_that_set_them(wrong: dict[str,
     with pytest.raises(UserError, match=rf"^evaluation\.overrides .*\.{key} is "):
         EvaluationSettings(**wrong)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=rf"Benchmark 'tides'.*{key} is "):
-        Benchmark(name="tides", hub_id="me/tides", **wrong)  # type: ignore[arg-type]
+        Benchmark(name="tides", path="me/tides", **wrong)  # type: ignore[arg-type]

@@ -119,7 +119,7 @@ GOOD = {"id": "a", "question": "1+1?", "answer": "2"}
         ),
         ([GOOD, {**GOOD, "id": "b", "answer": " "}], r"test.jsonl:2: column 'answer' is empty"),
         ([{**GOOD, "question": None}], r"test.jsonl:1: column 'question' is empty"),
-        ([GOOD, GOOD], r"test.jsonl: 2 rows share the id 'a'"),
+        ([GOOD, GOOD], r"test.jsonl: 2 rows have the id 'a'; give each question its own"),
         ([{**GOOD, "answer": "We add.\nThat is 2"}], r"test.jsonl:1: the solution has no '####'"),
         ([], r"it is empty"),
     ],
@@ -153,7 +153,7 @@ def test_entries_are_complete():
 def test_suites_are_spelled_out_once_and_in_order():
     names = [entry.name for entry in find_benchmarks(["aime25", "math8", "gsm8k"])]
     assert names == ["aime25", *MATH8]
-    with pytest.raises(ValueError, match=r"math9', which is not a benchmark .*math8'.*: use gsm8k, .*math8"):
+    with pytest.raises(ValueError, match=r"math9', which is not a benchmark .*mean 'math'.*: use gsm8k, .*math8"):
         find_benchmarks(["math9"])
 
 

@@ -120,7 +120,7 @@ def test_fewer_rows_than_a_batch_are_warned_about_once(tokenizer_path: str, capl
 
 def test_repeated_ids_would_mix_the_records_of_an_evaluation(tokenizer_path: str) -> None:
     rows = [{"id": "a", **row} for row in ROWS]
-    with pytest.raises(UserError, match="6 rows share the id 'a'"):
+    with pytest.raises(UserError, match="the rows: 6 rows have the id 'a'; give each question its own"):
         attach(PromptDataModule(tokenizer_path, train=ROWS, val=rows))
 
 
