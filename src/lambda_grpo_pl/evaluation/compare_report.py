@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -98,9 +97,12 @@ def as_json(report: Report) -> dict[str, Any]:
                 "label": each.label,
                 "baseline": each.baseline,
                 "benchmark": each.benchmark,
-                **each.comparison._asdict(),
                 "difference": each.comparison.difference._asdict(),
-                "degrees_of_freedom": _finite(each.comparison.degrees_of_freedom),
+                "p_value": each.comparison.p_value,
+                "p_mcnemar": each.comparison.p_mcnemar,
+                "num_questions": each.comparison.num_questions,
+                "standard_error": each.comparison.error.value,
+                "variance_parts": each.comparison.error.parts,
                 "p_holm": each.p_holm,
                 "holds": each.holds,
                 "p_equivalence": each.p_equivalence,
@@ -111,11 +113,6 @@ def as_json(report: Report) -> dict[str, Any]:
         "alpha": report.alpha,
         "margin": report.margin,
     }
-
-
-def _finite(value: float) -> float | None:
-    """Return a number that JSON can hold; infinitely many degrees of freedom become null."""
-    return value if math.isfinite(value) else None
 
 
 def _describe_tests(report: Report) -> str:

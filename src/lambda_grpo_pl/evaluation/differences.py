@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from lambda_grpo_pl.evaluation.intervals import NUM_RESAMPLES, Interval, bca_interval
 from lambda_grpo_pl.evaluation.resampling import Estimate, Floats
-from lambda_grpo_pl.evaluation.student import two_sided_p, upper_tail
+from lambda_grpo_pl.evaluation.student import StandardError
 
 
 class Comparison(NamedTuple):
@@ -20,15 +19,13 @@ class Comparison(NamedTuple):
     difference: Interval
     """Mean of (second − first) over questions and seeds, with its paired bootstrap interval."""
     p_value: float
-    """Two-sided p-value of equal means: of the bootstrap over questions, or of t where there are several seeds."""
+    """Two-sided p-value of equal means: of the bootstrap over questions, or of the error over several seeds."""
     p_mcnemar: float | None
     """Two-sided exact McNemar p-value; None unless every question is right or wrong, with one seed each."""
     num_questions: int
     """Questions that both methods answered."""
-    standard_error: float
-    """Unbiased standard error of the difference, over questions and seeds."""
-    degrees_of_freedom: float
-    """Degrees of freedom of the standard error; infinite if it is 0."""
+    error: StandardError
+    """Standard error of the difference, over questions and seeds."""
 
 
 def compare_averages(
@@ -49,18 +46,15 @@ def compare_averages(
     """
     estimate = Estimate.of_difference(first, second, paired_seeds)
     mean = estimate.mean
-    variance, freedom = estimate.variance()
+    error = estimate.standard_error()
     if estimate.is_constant:
         # Nothing to resample: the sign test.
         interval, p_value = Interval(mean, mean, mean), 1.0 if mean == 0 else 2.0 ** (1 - estimate.num_questions)
     else:
         draws = estimate.resample(num_resamples, seed)
         interval = bca_interval(estimate, draws, confidence)
-        t = mean / math.sqrt(variance) if variance > 0 else 0.0
-        p_value = two_sided_p(t, freedom) if estimate.varies_over_seeds else _bootstrap_p(draws, mean)
-    return Comparison(
-        interval, p_value, _mcnemar_of(first, second), estimate.num_questions, math.sqrt(variance), freedom
-    )
+        p_value = error.two_sided_p(mean) if estimate.varies_over_seeds else _bootstrap_p(draws, mean)
+    return Comparison(interval, p_value, _mcnemar_of(first, second), estimate.num_questions, error)
 
 
 def equivalence_p(comparison: Comparison, margin: float) -> float:
@@ -72,9 +66,9 @@ def equivalence_p(comparison: Comparison, margin: float) -> float:
     if margin <= 0:
         raise ValueError(f"The margin of equivalence is {margin}: it must be above 0.")
     mean = comparison.difference.mean
-    if comparison.standard_error == 0:
+    if comparison.error.value == 0:
         return (1 - min(1.0, margin - abs(mean))) ** comparison.num_questions if abs(mean) < margin else 1.0
-    return upper_tail((margin - abs(mean)) / comparison.standard_error, comparison.degrees_of_freedom)
+    return comparison.error.upper_tail(margin - abs(mean))
 
 
 def mcnemar(num_lost: int, num_won: int) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lambda_grpo_pl.evaluation.resampling import Estimate, Floats
-from lambda_grpo_pl.evaluation.student import NORMAL, student_quantile
+from lambda_grpo_pl.evaluation.student import NORMAL
 
 NUM_RESAMPLES = 10_000
 
@@ -74,8 +74,8 @@ def bca_interval(estimate: Estimate, draws: Floats, confidence: float) -> Interv
     """Return the BCa interval of an estimate from its resamples `draws`.
 
     Resampling few seeds understates their variance: by (S−1)/S, and as if it were known. With several seeds the
-    distribution is therefore stretched around the estimate to the unbiased standard error, and from normal to
-    Student's quantiles.
+    bounds are therefore moved away from the estimate, in proportion, until they are as far apart as the standard error
+    says: the resamples decide only how lopsided the interval is.
     """
     mean = estimate.mean
     points, levels = _mid_distribution(draws)
@@ -83,21 +83,15 @@ def bca_interval(estimate: Estimate, draws: Floats, confidence: float) -> Interv
     square = float((influence**2).sum())
     acceleration = float((influence**3).sum() / (6 * square**1.5)) if square > 0 else 0.0
     bias = NORMAL.inv_cdf(float(np.clip(np.interp(mean, points, levels), 1e-6, 1 - 1e-6)))
-    stretch = _stretch(estimate, draws, confidence)
     bounds = []
     for side in ((1 - confidence) / 2, (1 + confidence) / 2):
         shifted = bias + NORMAL.inv_cdf(side)
-        bound = np.interp(NORMAL.cdf(bias + shifted / (1 - acceleration * shifted)), levels, points)
-        bounds.append(mean + stretch * float(bound - mean))
-    return Interval(mean, bounds[0], bounds[1])
-
-
-def _stretch(estimate: Estimate, draws: Floats, confidence: float) -> float:
-    if not estimate.varies_over_seeds or np.ptp(draws) == 0:
-        return 1.0
-    variance, freedom = estimate.variance()
-    side = (1 + confidence) / 2
-    return float(np.sqrt(variance / draws.var()) * student_quantile(side, freedom) / NORMAL.inv_cdf(side))
+        bounds.append(float(np.interp(NORMAL.cdf(bias + shifted / (1 - acceleration * shifted)), levels, points)))
+    low, high = bounds
+    if estimate.varies_over_seeds and high > low:
+        stretch = 2 * estimate.standard_error().half_width(confidence) / (high - low)
+        low, high = mean - stretch * (mean - low), mean + stretch * (high - mean)
+    return Interval(mean, low, high)
 
 
 def _mid_distribution(means: Floats) -> tuple[Floats, Floats]:
