@@ -7,8 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torchmetrics import Metric
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.scores import (
@@ -98,7 +100,7 @@ def test_wrong_number_of_samples_and_no_question_are_refused():
     with pytest.raises(ValueError, match="has 1 responses instead of 2"):
         BenchmarkScores(2).update([question(0, [1])])
     with pytest.raises(UserError, match="No question was scored"):
-        BenchmarkScores(2).compute()
+        scalars(BenchmarkScores(2), [])
 
 
 def many():
@@ -157,8 +159,23 @@ def test_scores_are_gathered_in_a_process_group_without_a_cpu_backend():
 
 def test_ranks_exchange_objects_and_never_tensors_on_the_cpu(monkeypatch):
     """A group of NCCL moves objects, and tensors only from its own device."""
-    both = [[question(0, [1])], [question(1, [0])]]
+    theirs = torch.tensor([question(1, [0]).as_row()], dtype=torch.float64)
     monkeypatch.setattr("lambda_grpo_pl.evaluation.scores.num_ranks", lambda: 2)
-    monkeypatch.setattr(dist, "all_gather_object", lambda out, mine: out.__setitem__(slice(None), both))
-    monkeypatch.setattr(dist, "all_gather", pytest.fail)
-    assert scalars(BenchmarkScores(1), both[0])["accuracy"] == 0.5
+    monkeypatch.setattr(dist, "get_world_size", lambda group: 2)
+    monkeypatch.setattr(dist, "all_gather_object", lambda out, mine, group: out.__setitem__(slice(2), [mine, theirs]))
+    for collective in ("all_gather", "barrier", "all_reduce"):
+        monkeypatch.setattr(dist, collective, pytest.fail)
+    metric = BenchmarkScores(1)
+    assert scalars(metric, [question(0, [1])])["accuracy"] == 0.5
+    assert len(metric.rows) == 1  # what was gathered does not stay
+
+
+def test_scores_are_a_metric_that_can_be_reset_and_moved():
+    metric = BenchmarkScores(4)
+    assert isinstance(metric, Metric)
+    assert metric(PAIR[:1])["accuracy"] == 0.75  # of this batch
+    metric.update(PAIR[1:])
+    assert metric.compute()["accuracy"] == metric.to("cpu").half().compute()["accuracy"] == 0.5
+    assert [rows.dtype for rows in metric.rows] == [torch.float64] * 2
+    metric.reset()
+    assert scalars(metric, PAIR[1:])["accuracy"] == 0.25

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.estimators import best_at_k, majority_vote, pass_at_k
@@ -38,6 +43,12 @@ class QuestionScores:
     """[n] whether each response hit the length limit."""
     status: Sequence[str]
     """[n] `ok`, `no_answer` (no answer was extracted) or `failed` (the verifier timed out or crashed)."""
+
+    def as_row(self) -> list[float]:
+        """Return what measures are computed from, [1 + 6n]: the index, then the columns of `QuestionTable`."""
+        answers = answer_classes(self.extracted, self.correct)
+        status = map(STATUSES.index, self.status)
+        return [self.index, *self.correct, *self.scores, *answers, *self.lengths, *self.truncated, *status]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +85,26 @@ class QuestionTable:
 
         Raises `UserError` if there is no question, or if questions have different numbers of responses.
         """
-        first: dict[int, QuestionScores] = {}
-        for question in questions:
-            first.setdefault(question.index, question)
-        rows = [first[index] for index in sorted(first)]
-        if not rows:
-            raise UserError("No question was scored: check that each set in data.val holds at least one question.")
-        if len({len(row.correct) for row in rows}) > 1:
+        rows = [question.as_row() for question in questions]
+        if len(set(map(len, rows))) > 1:
             raise UserError("Questions have different numbers of responses: evaluate again into a new folder.")
+        return cls.of_rows(np.array(rows, dtype=np.float64))
+
+    @classmethod
+    def of_rows(cls, rows: NDArray[np.float64]) -> QuestionTable:
+        """Return the table of `QuestionScores.as_row`, [Q, 1 + 6n], in any order; see `of` for repeats and errors."""
+        if rows.size == 0:
+            raise UserError("No question was scored: check that each set in data.val holds at least one question.")
+        index, first = np.unique(rows[:, 0].astype(np.int64), return_index=True)
+        correct, scores, answers, lengths, truncated, status = np.split(rows[first, 1:], 6, axis=1)
         return cls(
-            np.array([row.index for row in rows]),
-            np.array([row.correct for row in rows], dtype=np.bool_),
-            np.array([row.scores for row in rows], dtype=np.float64),
-            np.array([answer_classes(row.extracted, row.correct) for row in rows]),
-            np.array([row.lengths for row in rows]),
-            np.array([row.truncated for row in rows], dtype=np.bool_),
-            np.array([[STATUSES.index(status) for status in row.status] for row in rows]),
+            index,
+            correct.astype(np.bool_),
+            scores,
+            answers.astype(np.int64),
+            lengths.astype(np.int64),
+            truncated.astype(np.bool_),
+            status.astype(np.int64),
         )
 
 
@@ -145,12 +160,16 @@ def length_measures(table: QuestionTable) -> dict[str, float]:
     return measures
 
 
-class BenchmarkScores:
+class BenchmarkScores(Metric):
     """Collects the questions of one benchmark on every rank and computes all measures over all ranks.
 
     Ranks may hold different numbers of questions, or none. A question that a distributed sampler repeats to even out
     the ranks counts once, so several ranks give the numbers of one.
     """
+
+    full_state_update = False
+    rows: list[Tensor] | Tensor
+    """`QuestionScores.as_row` of each question, float64: one tensor per update, one of all ranks inside `compute`."""
 
     def __init__(self, num_samples: int, ks: Sequence[int] | None = None, confidence: float = 0.95) -> None:
         """Start without questions.
@@ -160,32 +179,47 @@ class BenchmarkScores:
             ks: The k of pass@k and best@k; null: the powers of two up to n, and n.
             confidence: Confidence of the intervals; 0 computes none.
         """
+        # torchmetrics would gather even in a group of one, and on the device of the state: here the CPU, for which
+        # NCCL has no backend.
+        super().__init__(dist_sync_fn=gather_tensors, distributed_available_fn=has_several_ranks)
+        self.set_dtype(torch.float64)  # of what an empty rank sends
+        self.add_state("rows", default=[], dist_reduce_fx="cat")
         self.num_samples = num_samples
         self.ks = tuple(ks) if ks is not None else default_ks(num_samples)
         self.confidence = confidence
-        self.questions: list[QuestionScores] = []
 
     def update(self, questions: Iterable[QuestionScores]) -> None:
         """Add questions of this rank. Raises `ValueError` if one does not have n responses."""
+        rows = []
         for question in questions:
             if len(question.correct) != self.num_samples:
                 raise ValueError(
                     f"Question {question.index} has {len(question.correct)} responses instead of {self.num_samples}."
                 )
-            self.questions.append(question)
+            rows.append(question.as_row())
+        if rows:
+            assert isinstance(self.rows, list)
+            self.rows.append(torch.tensor(rows, dtype=torch.float64, device=self.device))
 
     def compute(self) -> dict[str, float]:
         """Return every measure by name, as `summarize` does. Collective: every rank must call it."""
-        return summarize(QuestionTable.of(self._gather()), self.ks, self.confidence)
+        rows = dim_zero_cat(self.rows).cpu().numpy() if len(self.rows) else np.empty((0, 0))
+        return summarize(QuestionTable.of_rows(rows), self.ks, self.confidence)
 
-    def _gather(self) -> list[QuestionScores]:
-        """Return the questions of all ranks, in the order of the ranks."""
-        if num_ranks() == 1:
-            return self.questions
-        # Objects, not tensors on a device: torch moves them to whatever device the group's backend needs.
-        ranks: list[list[QuestionScores]] = [[] for _ in range(num_ranks())]
-        dist.all_gather_object(ranks, self.questions)
-        return [question for rank in ranks for question in rank]
+
+def gather_tensors(tensor: Tensor, group: Any = None) -> list[Tensor]:
+    """Return the tensors of all ranks, of any sizes, on this tensor's device.
+
+    They are sent as objects: torch moves those to the device that the group's backend needs.
+    """
+    ranks: list[Tensor] = [tensor] * dist.get_world_size(group)
+    dist.all_gather_object(ranks, tensor.cpu(), group=group)
+    return [each.to(tensor.device) for each in ranks]
+
+
+def has_several_ranks() -> bool:
+    """Return whether there is another rank to gather from."""
+    return num_ranks() > 1
 
 
 def num_ranks() -> int:
