@@ -118,9 +118,15 @@ def test_the_export_of_a_lora_policy_is_the_policy(policy: Path, tmp_path: Path)
 def test_training_on_a_truncated_distribution_needs_a_correction(key: str, value: float, remedy: str) -> None:
     sampling = SamplingSettings(**{key: value})
     with pytest.raises(UserError, match=rf"rollout\.sampling\.{key} is {value}.*{remedy}.*is_correction"):
-        check_training_sampling(sampling, "none")
-    check_training_sampling(sampling, "truncate")
-    check_training_sampling(SamplingSettings(temperature=0.7), "none")
+        check_training_sampling(sampling, 1.0, "none")
+    check_training_sampling(sampling, 1.0, "truncate")
+    check_training_sampling(SamplingSettings(temperature=0.7), 0.7, "none")
+
+
+def test_another_temperature_than_the_trainers_is_refused():
+    """The command line links the two; from Python, log-probabilities would silently be those of another policy."""
+    with pytest.raises(UserError, match=r"samples at temperature 0\.7, but LambdaGRPO .* at 1"):
+        check_training_sampling(SamplingSettings(temperature=0.7), 1.0, "truncate")
 
 
 def test_a_fit_checks_the_sampling_before_weights_load(

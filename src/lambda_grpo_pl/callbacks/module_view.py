@@ -189,6 +189,11 @@ class TrainedModule(Protocol):
         ...
 
     @property
+    def temperature(self) -> float:
+        """At which log-probabilities are taken."""
+        ...
+
+    @property
     def token_budget(self) -> int:
         """Tokens of a micro-batch."""
         ...

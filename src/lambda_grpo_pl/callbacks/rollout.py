@@ -68,7 +68,8 @@ class RolloutCallback(EngineOwner):
         data = datamodule(trainer)
         check_order(callbacks(trainer), evaluates=bool(data.val_sources) and stage != "predict")
         if stage == "fit":
-            check_training_sampling(self.sampling, trained(pl_module).objective.surrogate.is_correction)
+            module = trained(pl_module)
+            check_training_sampling(self.sampling, module.temperature, module.objective.surrogate.is_correction)
         float32 = str(trainer.precision).startswith("32")
         needed = data.rules.max_prompt_tokens + self.sampling.max_tokens
         run = RunContext(
@@ -157,12 +158,17 @@ def sync_sampler(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
     pl_module.log("sampler/sync_gap", gap)
 
 
-def check_training_sampling(sampling: SamplingSettings, is_correction: str) -> None:
-    """Refuse to train on samples of a truncated distribution without a correction. Raises `UserError`.
+def check_training_sampling(sampling: SamplingSettings, temperature: float, is_correction: str) -> None:
+    """Refuse samples of another distribution than the one whose log-probabilities train. Raises `UserError`.
 
     The probabilities of nucleus and top-k sampling are renormalized, the trainer's are not: without importance weights
-    the gradient is biased.
+    the gradient is biased. The command line links the two temperatures; Python users set both.
     """
+    if sampling.temperature != temperature:
+        raise UserError(
+            f"RolloutCallback samples at temperature {sampling.temperature:g}, but LambdaGRPO takes log-probabilities at "
+            f"{temperature:g}: pass the same temperature to both."
+        )
     keys = {"top_p": sampling.top_p < 1, "top_k": sampling.top_k > 0}
     if is_correction == "none" and any(keys.values()):
         key = next(name for name, is_set in keys.items() if is_set)
