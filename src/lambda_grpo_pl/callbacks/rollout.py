@@ -166,8 +166,8 @@ def check_training_sampling(sampling: SamplingSettings, temperature: float, is_c
     """
     if sampling.temperature != temperature:
         raise UserError(
-            f"RolloutCallback samples at temperature {sampling.temperature:g}, but LambdaGRPO takes log-probabilities at "
-            f"{temperature:g}: pass the same temperature to both."
+            f"RolloutCallback samples at temperature {sampling.temperature:g}, but LambdaGRPO takes "
+            f"log-probabilities at {temperature:g}: pass the same temperature to both."
         )
     keys = {"top_p": sampling.top_p < 1, "top_k": sampling.top_k > 0}
     if is_correction == "none" and any(keys.values()):
