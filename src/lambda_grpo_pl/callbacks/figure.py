@@ -68,7 +68,7 @@ def _draw_curve(axis: Axes, curve: list[tuple[float, float]]) -> None:
     axis.axhline(1.0, color="grey", linewidth=0.8, linestyle=":")
     if curve:
         axis.plot(*zip(*curve, strict=True), color=ORANGE, marker="o", markersize=3)
-    _style(axis, "f, last update (1: all tokens weigh alike)", "length / mean length of its group")
+    _style(axis, "f in the last update", "length / mean length of its group")
 
 
 def _smooth(values: list[float]) -> list[float]:
