@@ -65,6 +65,12 @@ def test_every_measure_by_hand():
     assert found["accuracy_low"] < 0.5 < found["accuracy_high"]
 
 
+def test_without_confidence_there_are_no_bounds():
+    found = scalars(BenchmarkScores(4, ks=[3], confidence=0), PAIR)
+    assert not [name for name in found if name.endswith(("_low", "_high"))]
+    assert {name for name in found if name.startswith("pass@")} == {"pass@3"}
+
+
 def test_batches_order_and_repeats_change_nothing():
     questions = [question(i, [i % 3 == 0, i % 2 == 0], scores=[0.1 * i, 0.2]) for i in range(7)]
     whole = scalars(BenchmarkScores(2), questions)

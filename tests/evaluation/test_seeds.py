@@ -79,6 +79,15 @@ def test_a_p_value_is_the_level_at_which_the_interval_excludes_the_null_hypothes
     assert StandardError([(0.0, 7)]).two_sided_p(0.1) == 0
 
 
+def test_an_interval_over_seeds_is_as_wide_as_its_standard_error_says():
+    first, second = simulate(np.random.default_rng(0), 3)
+    for confidence in (0.8, 0.95):
+        found = compare_averages(first, second, confidence)
+        width = found.difference.high - found.difference.low
+        assert width == pytest.approx(2 * found.error.half_width(confidence))
+        assert found.difference.low < found.difference.mean < found.difference.high
+
+
 def test_nothing_is_surer_than_questions_and_residual_alone():
     """Averages of seeds that agree by chance are no evidence that seeds do not matter."""
     table = np.array([[1.0, 0.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0, 1.0]])
@@ -188,6 +197,10 @@ def test_a_planted_effect_is_found_at_the_printed_power():
     differences = np.random.default_rng(0).normal(effect, sd, (1000, num_seeds))
     found = [compare_seeds(np.zeros(num_seeds), each)[1] < 0.05 for each in differences]
     assert np.mean(found) == pytest.approx(power_over_seeds(effect, sd, num_seeds), abs=0.035)
+
+
+def test_two_seeds_are_the_fewest_that_a_plan_names():
+    assert seeds_needed(1.0, 1e-3) == 2
 
 
 def test_hopeless_plans_are_refused():
