@@ -11,7 +11,7 @@ from scipy import stats
 
 from lambda_grpo_pl.evaluation.differences import compare_averages, holm, mcnemar
 from lambda_grpo_pl.evaluation.estimators import best_at_k, majority_vote, pass_at_k
-from lambda_grpo_pl.evaluation.intervals import average_interval, bootstrap_interval, wilson_interval
+from lambda_grpo_pl.evaluation.intervals import _mid_distribution, average_interval, bootstrap_interval, wilson_interval
 
 
 @settings(deadline=None)
@@ -111,6 +111,11 @@ def test_bootstrap_of_an_average_equals_scipys_bca_on_two_samples():
 
 def mean_of_means(first, second, axis=-1):
     return (first.mean(axis) + second.mean(axis)) / 2
+
+
+def test_half_of_a_tie_counts_as_below():
+    points, levels = _mid_distribution(np.array([0.0, 2.0, 0.0, 1.0]))
+    assert (points.tolist(), levels.tolist()) == ([0, 1, 2], [0.25, 0.625, 0.875])
 
 
 def test_degenerate_scores_keep_an_honest_interval():
