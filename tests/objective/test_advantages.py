@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import AdvantageConfig, compute_advantages, reward_moments
+from lambda_grpo_pl.objective.advantages import _std_from_moments
 
 from .strategies import Group, for_all, groups
 
@@ -83,6 +84,32 @@ def test_batch_scale_takes_the_std_over_all_ranks() -> None:
     parts = torch.cat([compute_advantages(half, config, moments=moments) for half in halves])
     torch.testing.assert_close(parts, compute_advantages(rewards, config))
     torch.testing.assert_close(parts, (rewards - rewards.mean(1, keepdim=True)) / (rewards.std() + config.eps))
+
+
+def test_moments_are_sums_over_the_active_rewards_in_float64() -> None:
+    moments = reward_moments(torch.tensor([[0.5, 3.0, 7.0]]), torch.tensor([[True, True, False]]))
+    assert moments.tolist() == [2, 3.5, 9.25]
+    assert moments.dtype == reward_moments(torch.ones(1, 2, dtype=torch.bfloat16)).dtype == torch.float64
+
+
+def test_the_std_of_a_batch_is_never_nan() -> None:
+    """No reward, one reward, and three equal ones whose sums round to a negative variance."""
+    for rewards in ([], [0.3], [0.3] * 3):
+        moments = reward_moments(torch.tensor([rewards], dtype=torch.float64))
+        assert _std_from_moments(moments).item() == pytest.approx(0, abs=1e-8), rewards
+    assert _std_from_moments(torch.tensor([2.0, 2.0, 1.99])).item() == 0
+    assert _std_from_moments(torch.tensor([2.0, 3.0, 5.0])).item() == pytest.approx(0.5**0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype"), [(torch.bfloat16, torch.float32), (torch.float32,) * 2, (torch.float64,) * 2]
+)
+def test_without_baseline_and_scale_the_rewards_are_the_advantages(given: torch.dtype, dtype: torch.dtype) -> None:
+    """In float32, or as wide as the rewards."""
+    rewards = torch.tensor([[0.5, 3.0], [-1.0, 0.0]], dtype=given)
+    advantages = compute_advantages(rewards, AdvantageConfig(baseline="none", scale="none"))
+    assert torch.equal(advantages, rewards.to(dtype))
+    assert advantages.dtype == dtype
 
 
 @pytest.mark.parametrize("settings", [{"baseline": "median"}, {"scale": "std"}, {"eps": 0.0}, {"eps": math.nan}])

@@ -179,6 +179,55 @@ def test_an_inactive_response_costs_nothing() -> None:
     assert (grad[0][mask[0]] != 0).any()
 
 
+@pytest.mark.parametrize("config", [EVERYTHING, SEQUENCE], ids=["token", "sequence"])
+def test_statistics_by_a_plain_loop(config: SurrogateConfig) -> None:
+    """Over the tokens of the mask; a sequence-level ratio counts once per token of its response."""
+    logprobs, mask, advantages = rollout(spread=1.0)
+    sequence = config.ratio_level == "sequence"
+    ratios, weights, gaps, kls = [], [], [], []
+    clipped = {"low": 0, "high": 0, "dual": 0}
+    for i, t in mask.nonzero().tolist():
+        policy, old, ref, sampler = (values.detach()[i] for values in logprobs)
+        difference, correction = policy - old, old - sampler
+        log_ratio = difference[mask[i]].mean().item() if sequence else difference[t].item()
+        weight = math.exp(correction[mask[i]].sum().item() if sequence else correction[t].item())
+        distance = (ref - policy)[t].item()
+        kl = math.exp(distance) - distance - 1
+        ratio, advantage = math.exp(log_ratio), advantages[i].item()
+        clipped["low"] += advantage < 0 and ratio < 0.8
+        clipped["high"] += advantage > 0 and ratio > 1.2
+        clipped["dual"] += advantage < 0 and config.dual_clip is not None and ratio > config.dual_clip
+        ratios.append(ratio)
+        gaps.append(abs(correction[t].item()))
+        kls.append(kl * ratio if config.kl_correction else kl)
+        weights.append(min(weight, 2.0) if config.is_correction == "truncate" else weight * (weight <= 2.0))
+    output = policy_loss(logprobs, mask.float(), advantages, weights_of(mask), config)
+    expected = {
+        "num_tokens": len(ratios),
+        **{f"clip_{side}": number for side, number in clipped.items()},
+        "kl": sum(kls),
+        "policy_shift": -sum(math.log(ratio) for ratio in ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "sampler_gap": sum(gaps),
+        "sampler_gap_max": max(gaps),
+        "sampler_weight": sum(weights),
+    }
+    assert {name: value.item() for name, value in output.statistics.items()} == pytest.approx(expected)
+    assert not output.surrogates.requires_grad
+
+
+def test_only_the_policy_has_a_gradient() -> None:
+    """λ learns from `preference_objective`, not through the weights of the loss."""
+    logprobs, mask, advantages = rollout()
+    old, weights = logprobs.old, weights_of(mask)
+    assert old is not None
+    logprobs = logprobs._replace(old=old.requires_grad_())
+    policy_loss(logprobs, mask, advantages, weights.requires_grad_(), EVERYTHING).loss.backward()
+    assert logprobs.policy.grad is not None
+    assert old.grad is weights.grad is None
+
+
 def surrogate_settings() -> list[dict[str, Any]]:
     return [{"ratio_level": level, "is_correction": c} for level in ("token", "sequence") for c in ("none", "truncate")]
 

@@ -19,6 +19,7 @@ from lambda_grpo_pl.objective import (
     effective_sample_size,
     preference_objective,
 )
+from lambda_grpo_pl.objective.context import RunningMoments
 
 from .golden import build, preference, weigh
 from .strategies import Group, for_all, groups
@@ -265,3 +266,46 @@ def test_context_features_by_hand() -> None:
     assert row == pytest.approx([0.5, 0.5, math.log(20), 7.0])
     (empty,) = context_features(rewards, lengths, torch.tensor([7]), torch.zeros_like(active)).tolist()
     assert empty == [0.0, 0.0, 0.0, 7.0]
+    (short,) = context_features(rewards[:, :2], torch.tensor([[0, 2]]), torch.tensor([7])).tolist()
+    assert short == [0.5, 1.0, 0.0, 7.0]
+
+
+def test_context_features_are_float64_whatever_the_rewards() -> None:
+    features = context_features(torch.full((1, 7), 0.1), torch.ones(1, 7, dtype=torch.int64), torch.tensor([7]))
+    assert features[0, 0].item() == torch.tensor(0.1).item(), "a sum in float32 rounds"
+
+
+def test_moments_of_float32_features_are_taken_in_float64() -> None:
+    """E[x²] − E[x]² of numbers around 10,000 that differ by 1 is lost in float32."""
+    moments = RunningMoments(1)
+    features = torch.tensor([[10_000.0], [10_001.0], [10_002.0]])
+    moments.update(features, torch.ones(3, dtype=torch.bool), lambda sums: sums)
+    assert moments.variance.item() == pytest.approx(2 / 3, rel=1e-4)
+    standard = moments.standardise(features)
+    assert standard.dtype == torch.float64
+    torch.testing.assert_close(standard[:, 0], torch.tensor([-1.0, 0.0, 1.0]).double() * 1.5**0.5, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_moments_of_no_prompt_and_of_a_single_one(rows: int) -> None:
+    """From nothing seen: no prompt leaves them at 0, one is the mean and has no variance."""
+    moments, features = RunningMoments(2), torch.tensor([[0.1, -3.0]], dtype=torch.float64)
+    assert not any(buffer.any() for buffer in moments.buffers())
+    moments.update(features[:rows], torch.ones(rows, dtype=torch.bool), lambda sums: sums)
+    assert moments.count.item() == rows
+    torch.testing.assert_close(moments.mean, rows * features[0].float())
+    assert not moments.standardise(features).any()
+
+
+@pytest.mark.parametrize("rows", [3, 5, 6, 7, 9])
+def test_the_variance_of_a_constant_feature_is_never_negative(rows: int) -> None:
+    values = torch.linspace(0.1, 9.9, 99, dtype=torch.float64)
+    moments = RunningMoments(99).double()
+    moments.update(values.expand(rows, 99), torch.ones(rows, dtype=torch.bool), lambda sums: sums)
+    assert (moments.variance >= 0).all()
+
+
+def test_a_feature_counts_as_varying_above_a_millionth() -> None:
+    moments = RunningMoments(3).double()
+    moments.variance.copy_(torch.tensor([0.6e-6, 1e-6, 1.2e-6], dtype=torch.float64).square())
+    assert (moments.standardise(torch.full((1, 3), 1e-6)) != 0).tolist() == [[False, False, True]]

@@ -32,7 +32,9 @@ CLIP_HIGHER = SurrogateConfig(clip_low=0.2, clip_high=0.28, dual_clip=3.0)
         (1.5, -2.0, -3.0, -3.0, None),
         (0.5, -2.0, -1.6, 0.0, "low"),
         (4.0, -2.0, -6.0, 0.0, "dual"),
+        (0.5, 0.0, 0.0, 0.0, None),
         (1.5, 0.0, 0.0, 0.0, None),
+        (4.0, 0.0, 0.0, 0.0, None),
     ],
 )
 def test_clip_by_hand(ratio: float, advantage: float, value: float, slope: float, flag: str | None) -> None:
@@ -44,6 +46,15 @@ def test_clip_by_hand(ratio: float, advantage: float, value: float, slope: float
     assert log_ratio.grad is not None
     assert log_ratio.grad.item() == pytest.approx(slope)
     assert {name for name, raised in flags._asdict().items() if raised} == ({flag} - {None})
+
+
+@pytest.mark.parametrize(("ratio", "advantage"), [(0.5, -1.0), (2.0, 1.0), (4.0, -1.0)])
+def test_a_ratio_exactly_at_a_limit_is_not_clipped(ratio: float, advantage: float) -> None:
+    config = SurrogateConfig(clip_low=0.5, clip_high=1.0, dual_clip=4.0)
+    log_ratio = torch.tensor([ratio], dtype=torch.float64).log()
+    assert log_ratio.exp().item() == ratio
+    _, flags = clipped_surrogate(log_ratio, torch.tensor([advantage], dtype=torch.float64), config)
+    assert not any(flags)
 
 
 def test_without_a_dual_clip_a_negative_advantage_is_unbounded() -> None:
@@ -63,6 +74,18 @@ def test_extreme_ratios_stay_finite(dtype: torch.dtype) -> None:
         assert grad.isfinite().all()
         if advantage < 0:
             torch.testing.assert_close(surrogate[2], -torch.tensor(79.0, dtype=dtype).exp())
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("shift", [-1000.0, 1000.0])
+def test_extreme_kl_estimates_stay_finite(estimator: Any, shift: float) -> None:
+    policy = torch.tensor([-1.0], requires_grad=True)
+    other = policy.detach() + shift
+    config = SurrogateConfig(kl_estimator=estimator, kl_correction=True)
+    for ref, old in ((other, policy.detach()), (policy.detach(), other)):
+        estimate = kl_penalty(policy, ref, old, config)
+        assert estimate.isfinite().all()
+        assert torch.autograd.grad(estimate.sum(), policy)[0].isfinite().all()
 
 
 def categorical(seed: int) -> Tensor:
@@ -119,15 +142,51 @@ def test_the_penalty_lowers_the_surrogate() -> None:
     assert policy.grad.item() == pytest.approx(-0.5 * (1 - math.exp(-1)))
 
 
+def test_one_token_by_hand() -> None:
+    """Ratio e^0.1 against the old policy; on-policy the ratio is 1 and the gradient A; without a KL term kl is 0."""
+    policy, old = torch.tensor([-1.0], requires_grad=True), torch.tensor([-1.1])
+    advantages = torch.tensor([2.0])
+    tokens = token_surrogate(policy, old, None, None, advantages, SurrogateConfig())
+    assert tokens.value.item() == pytest.approx(2 * math.exp(0.1))
+    assert tokens.log_ratio.item() == pytest.approx(0.1)
+    on_policy = token_surrogate(policy, None, None, None, advantages, SurrogateConfig())
+    assert torch.autograd.grad(on_policy.value.sum(), policy)[0].item() == on_policy.value.item() == 2
+    weighted = token_surrogate(policy, None, None, torch.tensor([0.5]), advantages, SurrogateConfig())
+    assert weighted.value.item() == 1
+    for result in (tokens, on_policy):
+        assert result.kl.tolist() == [0.0]
+    with_kl = token_surrogate(policy, None, old, None, advantages, SurrogateConfig(kl_coef=0.1))
+    assert with_kl.value.requires_grad
+    assert not with_kl.kl.requires_grad
+    assert not with_kl.log_ratio.requires_grad
+
+
+@pytest.mark.parametrize("other", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("policy_type", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_policys_precision_decides(policy_type: torch.dtype, other: torch.dtype) -> None:
+    """At least float32, whatever the precision of the rest, and the policy is widened before anything is computed."""
+    expected = torch.promote_types(policy_type, torch.float32)
+    policy, rest = torch.tensor([-1.03], dtype=policy_type), torch.tensor([[-1.5]] * 3, dtype=other)
+    config = SurrogateConfig(kl_coef=0.1, is_correction="truncate")
+    advantages = torch.ones(1, dtype=other)
+    tokens = token_surrogate(policy, rest[0], rest[1], None, advantages, config)
+    assert tokens.value.dtype == tokens.kl.dtype == tokens.log_ratio.dtype == expected
+    wide = token_surrogate(policy.to(expected), *rest[:2].to(expected), None, advantages.to(expected), config)
+    assert torch.equal(tokens.value, wide.value)
+    weights = importance_weights(policy.to(expected), rest[2], torch.ones(1), config)
+    assert weights is not None
+    assert weights.dtype == expected
+
+
 def test_kl_without_a_reference_is_refused() -> None:
     with pytest.raises(ValueError, match="reference"):
         token_surrogate(torch.zeros(1), None, None, None, torch.ones(1), SurrogateConfig(kl_coef=0.1))
 
 
 def test_sequence_ratio_is_the_geometric_mean_over_the_mask() -> None:
-    log_ratio = torch.tensor([[0.2, 9.0, 0.4], [9.0, 9.0, 9.0]])
-    mask = torch.tensor([[1, 0, 1], [0, 0, 0]])
-    torch.testing.assert_close(sequence_log_ratio(log_ratio, mask), torch.tensor([[0.3], [0.0]]))
+    log_ratio = torch.tensor([[0.2, 9.0, 0.4], [9.0, 0.7, 9.0], [9.0, 9.0, 9.0]])
+    mask = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0]])
+    torch.testing.assert_close(sequence_log_ratio(log_ratio, mask), torch.tensor([[0.3], [0.7], [0.0]]))
 
 
 @pytest.mark.parametrize(
@@ -147,6 +206,25 @@ def test_importance_weights_by_hand(correction: Any, level: Any, expected: list[
     assert weights is not None
     torch.testing.assert_close(weights, torch.tensor(expected))
     assert not weights.requires_grad
+
+
+def test_importance_weights_leave_out_what_is_outside_the_mask() -> None:
+    old, mask = torch.tensor([[1.5, 4.0, 0.5]]).log(), torch.tensor([[1, 0, 1]])
+    for level, expected in (("token", [[1.5, 1.0, 0.5]]), ("sequence", [[0.75]])):
+        config = SurrogateConfig(is_correction="truncate", is_level=level)
+        weights = importance_weights(old, torch.zeros(1, 3), mask, config)
+        torch.testing.assert_close(weights, torch.tensor(expected))
+
+
+def test_importance_weights_at_the_cap_are_kept_and_are_finite_without_a_cap() -> None:
+    old, sampler, mask = torch.tensor([[math.log(2.0), 1000.0]]), torch.zeros(1, 2), torch.ones(1, 2)
+    weights = importance_weights(old, sampler, mask, SurrogateConfig(is_correction="mask", is_cap=2.0))
+    assert weights is not None
+    assert weights.tolist() == [[2.0, 0.0]]
+    for correction in ("mask", "truncate"):
+        free = importance_weights(old, sampler, mask, SurrogateConfig(is_correction=correction, is_cap=math.inf))
+        assert free is not None
+        assert free.isfinite().all()
 
 
 def test_importance_weights_need_the_sampler_only_if_asked_for() -> None:
@@ -191,8 +269,8 @@ def test_refusals_say_what_to_change(settings: dict[str, Any], message: str) -> 
 
 
 def test_the_edges_of_what_is_allowed() -> None:
-    config = SurrogateConfig(clip_low=1.0, clip_high=0.25, dual_clip=1.25, kl_coef=0.0)
-    assert (config.clip_low, config.dual_clip) == (1.0, 1.25)
+    config = SurrogateConfig(clip_low=1.0, clip_high=0.25, dual_clip=1.25, kl_coef=0.0, is_cap=0.5)
+    assert (config.clip_low, config.dual_clip, config.is_cap) == (1.0, 1.25, 0.5)
 
 
 @pytest.mark.parametrize("ratio_level", ["token", "sequence"])

@@ -59,6 +59,19 @@ def test_a_prompt_without_active_responses_is_no_prompt() -> None:
     assert count_tokens(lengths, active, "group").denominator.tolist() == [[6.0], [1.0]]
 
 
+def test_a_prompt_with_one_active_response_is_a_prompt() -> None:
+    lengths = torch.tensor([[2, 4], [10, 30]])
+    active = torch.tensor([[True, False], [True, True]])
+    assert count_tokens(lengths, active, "group").denominator.tolist() == [[4.0], [80.0]]
+
+
+@pytest.mark.parametrize("scope", ["global", "group"])
+def test_a_single_token_is_counted_as_one_in_float64(scope: str) -> None:
+    count = count_tokens(torch.tensor([[1]]), scope=scope)
+    assert (count.denominator.item(), count.mean_length.item()) == (1, 1)
+    assert count.denominator.dtype == count.mean_length.dtype == torch.float64
+
+
 def test_unknown_scope_is_refused() -> None:
     with pytest.raises(ValueError, match="global or group"):
         count_tokens(torch.ones(1, 1), scope="prompt")

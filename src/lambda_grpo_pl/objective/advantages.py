@@ -50,7 +50,7 @@ def reward_moments(rewards: Tensor, active: Tensor | None = None) -> Tensor:
     """
     mask = active_mask(rewards, active)
     values = widen(rewards) * mask
-    return torch.stack([widen(mask).sum(), values.sum(), values.square().sum()])
+    return torch.stack([mask.sum(), values.sum(), values.square().sum()])
 
 
 def compute_advantages(

@@ -13,6 +13,8 @@ FEATURES = ("mean_reward", "length_cv", "log_mean_length", "prompt_length")
 """The K columns of `context_features`."""
 FORGETTING = 0.99
 """What one optimizer step leaves of the earlier steps' weight: a memory of about 100 steps."""
+SMALLEST_STD = 1e-6
+"""A feature that varies less than this counts as constant."""
 LIMIT = 3.0
 """Largest |φ| in standard deviations, so that no single odd prompt carries w away."""
 
@@ -20,10 +22,9 @@ LIMIT = 3.0
 def context_features(rewards: Tensor, lengths: Tensor, prompt_lengths: Tensor, active: Tensor | None = None) -> Tensor:
     """Describe each prompt's group: rewards [B, G], lengths [B, G] tokens, prompt_lengths [B] tokens → [B, K], raw."""
     mask = active_mask(lengths, active)
-    tokens = widen(lengths)
-    mean_length = group_mean(tokens, mask)
-    cv = group_std(tokens, mask, unbiased=False) / mean_length.clamp(min=1)
-    columns = [group_mean(widen(rewards), mask), cv, mean_length.clamp(min=1).log(), widen(prompt_lengths)[:, None]]
+    mean_length = group_mean(lengths, mask)
+    cv = group_std(lengths, mask, unbiased=False) / mean_length.clamp(min=1)
+    columns = [group_mean(widen(rewards), mask), cv, mean_length.clamp(min=1).log(), prompt_lengths[:, None]]
     return torch.cat(columns, dim=1)
 
 
@@ -46,8 +47,7 @@ class RunningMoments(nn.Module):
     def update(self, features: Tensor, counts: Tensor, reduce: Callable[[Tensor], Tensor]) -> None:
         """Merge one step's [B, K] features where `counts` [B] is True; `reduce` adds a [1 + 2K] vector over ranks."""
         values = widen(features)[counts]
-        num_rows = widen(counts.sum())[None]
-        sums = reduce(torch.cat([num_rows, values.sum(0), values.square().sum(0)]))
+        sums = reduce(torch.cat([counts.sum()[None], values.sum(0), values.square().sum(0)]))
         rows, (mean, squares) = sums[0], sums[1:].view(2, -1) / sums[0].clamp(min=1)
         variance = (squares - mean.square()).clamp(min=0)
         share = rows / (FORGETTING * self.count + rows).clamp(min=1)
@@ -58,6 +58,5 @@ class RunningMoments(nn.Module):
 
     def standardise(self, features: Tensor) -> Tensor:
         """[B, K] φ within ±3 standard deviations; 0 for a feature that has not varied yet."""
-        deviation = widen(features) - widen(self.mean)
         std = widen(self.variance).sqrt()
-        return torch.where(std > 1e-6, deviation / std.clamp(min=1e-6), 0.0).clamp(-LIMIT, LIMIT)
+        return torch.where(std > SMALLEST_STD, (features - self.mean) / std, 0.0).clamp(-LIMIT, LIMIT)

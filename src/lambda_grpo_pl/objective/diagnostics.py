@@ -38,12 +38,13 @@ def preference_statistics(
     group = GroupLengths.of(lengths, count.mean_length, active)
     mask, tokens = group.active, group.lengths
     num_responses = widen(mask.sum()).clamp(min=1)
-    lam = preference.effective_lambda(features).detach()
+    weights, advantages = widen(weights), widen(advantages)
+    lam = preference.effective_lambda(features)
     statistics = {
-        **_spread(widen(weights), mask),
-        **_tercile_shares((weights * widen(advantages)).abs() * tokens / count.denominator, tokens, mask),
-        **_lengths_by_outcome(tokens, correct.bool(), mask),
-        "length_advantage_corr": _correlation(tokens, widen(advantages), mask),
+        **_spread(weights, mask),
+        **_tercile_shares((weights * advantages).abs() * tokens / count.denominator, tokens, mask),
+        **_lengths_by_outcome(tokens, correct, mask),
+        "length_advantage_corr": _correlation(tokens, advantages, mask),
         "lambda": lam.mean(),
         "at_bound": widen((lam.abs() >= preference.config.bound).any()),
     }
@@ -62,7 +63,7 @@ def _mean_over_groups(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _spread(weights: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    smallest = torch.where(mask, weights, torch.inf).amin(-1, keepdim=True).nan_to_num(posinf=0.0)
+    smallest = torch.where(mask, weights, torch.inf).amin(-1, keepdim=True).nan_to_num()
     return {
         "f_min": _mean_over_groups(smallest, mask),
         "f_max": _mean_over_groups(weights.amax(-1, keepdim=True), mask),
@@ -81,7 +82,7 @@ def _lengths_by_outcome(tokens: Tensor, correct: Tensor, mask: Tensor) -> dict[s
     overall = (tokens * mask).sum() / mask.sum().clamp(min=1)
 
     def mean_length(chosen: Tensor) -> Tensor:
-        return torch.where(chosen.any(), (tokens * chosen).sum() / chosen.sum().clamp(min=1), overall)
+        return torch.where(chosen.any(), (tokens * chosen).sum() / chosen.sum(), overall)
 
     return {"length_correct": mean_length(correct & mask), "length_incorrect": mean_length(~correct & mask)}
 
@@ -90,4 +91,4 @@ def _correlation(tokens: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
     longer = (tokens - group_mean(tokens, mask)) * mask
     better = (advantages - group_mean(advantages, mask)) * mask
     scale = (longer.square().sum() * better.square().sum()).sqrt()
-    return torch.where(scale > 0, (longer * better).sum() / scale.clamp(min=1e-30), 0.0)
+    return torch.where(scale > 0, (longer * better).sum() / scale, 0.0)

@@ -48,10 +48,8 @@ def count_tokens(
         raise UserError(f"model.objective.token_count is {scope!r}: choose global or group.")
     mask = active_mask(lengths, active)
     tokens = widen(lengths) * mask
-    num_prompts = mask.any(-1).sum()
-    tokens_all, responses_all, prompts_all = reduce(
-        torch.stack([tokens.sum(), widen(mask.sum()), widen(num_prompts)])
-    ).unbind()
+    sums = torch.stack([tokens.sum(), mask.sum(), mask.any(-1).sum()])
+    tokens_all, responses_all, prompts_all = reduce(sums).unbind()
     if scope == "global":
         return TokenCount(tokens_all.clamp(min=1), tokens_all / responses_all.clamp(min=1))
     totals = tokens.sum(-1, keepdim=True).clamp(min=1)
