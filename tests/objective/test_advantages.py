@@ -112,6 +112,11 @@ def test_without_baseline_and_scale_the_rewards_are_the_advantages(given: torch.
     assert advantages.dtype == dtype
 
 
+def test_defaults() -> None:
+    config = AdvantageConfig()
+    assert (config.baseline, config.scale, config.eps) == ("mean", "group", 1e-6)
+
+
 @pytest.mark.parametrize("settings", [{"baseline": "median"}, {"scale": "std"}, {"eps": 0.0}, {"eps": math.nan}])
 def test_refusals_name_the_setting(settings: dict) -> None:
     with pytest.raises(UserError, match=rf"model\.objective\.advantage\.{next(iter(settings))}"):

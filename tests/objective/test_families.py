@@ -183,6 +183,34 @@ def test_nothing_is_nan(family: str, lam: float, lengths: list[list[int]]) -> No
             assert slope.isfinite()
 
 
+def test_standardised_lengths_by_hand() -> None:
+    """δ = 1e-8 tokens beside σ = 0.5; an inactive response has z = 0."""
+    lengths, active = torch.tensor([[1, 2, 9]]), torch.tensor([[True, True, False]])
+    z = GroupLengths.of(lengths, torch.ones(()), active).standardised()
+    expected = 0.5 / (0.5 + 1e-8)
+    torch.testing.assert_close(z, torch.tensor([[-expected, expected, 0.0]], dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("family", LEARNABLE)
+@for_all(group=groups(), lam=LAMBDAS)
+def test_inactive_responses_have_no_derivative_and_are_never_floored(family: str, group: Group, lam: float) -> None:
+    model = build(family, lam, r=0.3)
+    mean_length = count_tokens(group.lengths, group.active).mean_length
+    assert not model.derivative(group.lengths, mean_length, group.active)[~group.active].any()
+    if model.family.floored is not None:
+        assert not floored_responses(model, group)[~group.active].any()
+
+
+@pytest.mark.parametrize("family", ["power_softmax", "linear"])
+@pytest.mark.parametrize(("lengths", "expected"), [([0, 1], -0.5 * 9), ([0, 2], -9), ([1, 3], -0.5 * 9), ([0, 0], 0)])
+def test_grpo_lambda_by_hand(family: str, lengths: list[int], expected: float) -> None:
+    """−CV/r, with a mean length of at least one token."""
+    model = build(family)
+    group = GroupLengths.of(torch.tensor([lengths]), torch.ones(()), None)
+    assert model.family.grpo_lambda is not None
+    assert model.family.grpo_lambda(group, model.config).item() == pytest.approx(expected)
+
+
 def test_the_help_text_of_the_family_names_every_family() -> None:
     """The description users read in `--help` is written by hand, beside the table."""
     source = inspect.getsource(FamilyConfig)

@@ -73,6 +73,10 @@ def test_lambda_is_projected_and_comes_back() -> None:
     assert model.lam.item() == 2.0
     model.lam.data.fill_(1.9)
     assert not model.clamp_()
+    model.lam.data.fill_(-7.0)
+    assert model.clamp_()
+    assert model.lam.item() == -2.0
+    assert not LengthPreference(PreferenceConfig(bound=2.0, init=2.0, learn="fixed")).at_bound
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -120,6 +124,28 @@ def test_fixed_lambda_has_no_gradient_and_learning_ones_do() -> None:
 def test_refusals_say_what_to_change(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         PreferenceConfig(**settings)
+
+
+def test_defaults() -> None:
+    """λ-GRPO as published, with a third party's learning rate."""
+    config = PreferenceConfig()
+    assert (config.family, config.r, config.h_floor) == ("power_softmax", 1 / 9, 0.01)
+    assert (config.alpha, config.max_length) == (0.75, None)
+    assert (config.learn, config.contextual, config.init) == ("surrogate", False, 0.0)
+    assert (config.bound, config.min_ess, config.lr) == (5.0, None, 0.1)
+
+
+def test_lambda_is_a_float32_scalar_also_from_an_integer() -> None:
+    model = LengthPreference(PreferenceConfig(init=1, contextual=True))
+    assert model.lam.dtype == model.w.dtype == torch.float32
+    assert (model.lam.item(), model.w.tolist()) == (1.0, [0.0] * 4)
+
+
+def test_the_derivative_is_a_number_and_zero_without_a_lambda() -> None:
+    lengths = torch.tensor([[100, 200, 300]])
+    mean_length = count_tokens(lengths).mean_length
+    assert not build("power_softmax").derivative(lengths, mean_length).requires_grad
+    assert build("grpo").derivative(lengths, mean_length).tolist() == [[0.0] * 3]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_extreme_ratios_stay_finite(dtype: torch.dtype) -> None:
         (grad,) = torch.autograd.grad(surrogate.sum(), log_ratio)
         assert grad.isfinite().all()
         if advantage < 0:
+            torch.testing.assert_close(surrogate[3], -torch.tensor(80.0, dtype=dtype).exp())
             torch.testing.assert_close(surrogate[2], -torch.tensor(79.0, dtype=dtype).exp())
 
 
@@ -266,6 +267,14 @@ def test_tokens_are_independent() -> None:
 def test_refusals_say_what_to_change(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=rf"model\.objective\.surrogate\.{message}"):
         SurrogateConfig(**settings)
+
+
+def test_defaults() -> None:
+    """What the documentation and the recipes rely on."""
+    config = SurrogateConfig()
+    assert (config.clip_low, config.clip_high, config.dual_clip) == (0.2, 0.2, None)
+    assert (config.ratio_level, config.is_correction, config.is_level, config.is_cap) == ("token", "none", "token", 2.0)
+    assert (config.kl_coef, config.kl_estimator, config.kl_correction) == (0.0, "k3", False)
 
 
 def test_the_edges_of_what_is_allowed() -> None:

@@ -95,6 +95,7 @@ def test_the_optimizer_takes_its_settings() -> None:
     config = OptimizerConfig(lr=0.5, betas=(0.1, 0.2), eps=0.3, weight_decay=0.4)
     group = make_optimizer([torch.nn.Parameter(torch.zeros(2))], config).param_groups[0]
     assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (0.5, (0.1, 0.2), 0.3, 0.4)
+    assert group["fused"], "one kernel for all parameters"
 
 
 def test_the_schedule_reaches_the_optimizer() -> None:

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
 from lambda_grpo_pl.policy import Policy
+from lambda_grpo_pl.training.optimization import clip_gradient
 from lambda_grpo_pl.training.sharding import check_strategy, full, shard_policy, sync_gradients, total_norm
 from lambda_grpo_pl.training.update import Passes, accumulate_gradient, prepare_rollout, score_rows
 from lambda_grpo_pl.training.virtual_step import alignments
@@ -68,6 +69,7 @@ def check_gradients(policy: Policy, passes: Passes) -> None:
     sizes = [parameter.grad for parameter in single.parameters() if parameter.grad is not None]
     sharded = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
     torch.testing.assert_close(total_norm(sharded), total_norm(sizes))
+    torch.testing.assert_close(clip_gradient(policy.parameters(), 1e9), total_norm(sizes))
     policy.zero_grad()
 
 

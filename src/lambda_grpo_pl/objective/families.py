@@ -87,8 +87,8 @@ class GroupLengths(NamedTuple):
         return group_size(self.active) * weights * self.active
 
     def centre(self, values: Tensor, weights: Tensor) -> Tensor:
-        """[B, G] `values` minus their mean under `weights` (which sum to n); 0 at inactive responses."""
-        return (values - group_mean(values * weights, self.active)) * self.active
+        """[B, G] `values` minus their mean under `weights`, which sum to n."""
+        return values - group_mean(values * weights, self.active)
 
 
 Weights = Callable[[GroupLengths, Tensor, FamilyConfig], Tensor]
@@ -105,7 +105,7 @@ class Family(NamedTuple):
     derivative: Weights | None = None
     """df/dλ [B, G]; None where f does not depend on λ."""
     floored: Weights | None = None
-    """[B, G] bool: responses whose base was raised to the floor; None where nothing is floored."""
+    """[B, G] bool: responses whose base was raised to the floor (an inactive one's is 1); None without a floor."""
     grpo_lambda: Callable[[GroupLengths, FamilyConfig], Tensor] | None = None
     """[B, 1] the λ at which f equals GRPO's ℓ̄/ℓ to first order in z; None where f does not depend on λ."""
 
@@ -132,7 +132,7 @@ def dr_grpo(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
             "model.preference.family is dr_grpo, which divides by the longest response allowed: set "
             "model.preference.max_length."
         )
-    return group.mean_length / config.max_length * widen(group.active)
+    return group.mean_length / config.max_length * group.active
 
 
 def delta_l(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
@@ -162,7 +162,7 @@ def _log_base(group: GroupLengths, config: FamilyConfig) -> Tensor:
 
 
 def _base_floored(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
-    return (_base(group, config) < config.h_floor) & group.active
+    return _base(group, config) < config.h_floor
 
 
 def linear(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
@@ -176,7 +176,7 @@ def linear_derivative(group: GroupLengths, lam: Tensor, config: FamilyConfig) ->
     line = _line(group, lam, config)
     slope = torch.where(line >= config.h_floor, config.r * group.standardised(), 0.0)
     mean = group_mean(line.clamp(min=config.h_floor), group.active).clamp(min=config.h_floor)
-    return (slope - linear(group, lam, config) * group_mean(slope, group.active)) / mean * group.active
+    return (slope - linear(group, lam, config) * group_mean(slope, group.active)) / mean
 
 
 def _line(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
@@ -184,7 +184,7 @@ def _line(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
 
 
 def _line_floored(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
-    return (_line(group, lam, config) < config.h_floor) & group.active
+    return _line(group, lam, config) < config.h_floor
 
 
 def relative_power(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:

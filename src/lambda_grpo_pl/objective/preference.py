@@ -98,9 +98,9 @@ class LengthPreference(nn.Module):
         self.config = config
         self.family = FAMILIES[config.family]
         learns = config.learn != "fixed"
-        self.lam = nn.Parameter(torch.tensor(float(config.init), dtype=torch.float32), requires_grad=learns)
+        self.lam = nn.Parameter(torch.tensor(float(config.init)), requires_grad=learns)
         if config.contextual:
-            self.w = nn.Parameter(torch.zeros(len(FEATURES), dtype=torch.float32), requires_grad=learns)
+            self.w = nn.Parameter(torch.zeros(len(FEATURES)))
             self.moments = RunningMoments(len(FEATURES))
 
     def forward(
