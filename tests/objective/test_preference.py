@@ -108,6 +108,8 @@ def test_fixed_lambda_has_no_gradient_and_learning_ones_do() -> None:
         ({"r": 0.0}, r"model\.preference\.r is 0"),
         ({"r": math.inf}, r"model\.preference\.r is inf"),
         ({"lr": 0.0}, r"model\.preference\.lr is 0"),
+        ({"lr": math.inf}, r"model\.preference\.lr is inf"),
+        ({"bound": math.inf}, r"model\.preference\.bound is inf"),
         ({"bound": -1.0}, r"model\.preference\.bound is -1"),
         ({"bound": 0.0}, r"model\.preference\.bound is 0"),
         ({"alpha": math.nan}, r"model\.preference\.alpha is nan"),

@@ -1,5 +1,6 @@
 """The `validation` rule: finite differences give the inner products that autograd gives, and leave the policy alone."""
 
+import math
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from lambda_grpo_pl.batch import Groups, RolloutBatch
 from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
 from lambda_grpo_pl.policy import Policy, lay_out
 from lambda_grpo_pl.training import virtual_step
-from lambda_grpo_pl.training.update import Passes, Rollout, prepare_rollout
+from lambda_grpo_pl.training.update import Passes, Rollout, prepare_rollout, score_rows
 from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
 from tests.scored import random_policy, scored_batch
 
@@ -55,6 +56,8 @@ def test_alignments_are_the_inner_products_of_gradients(mixed: bool) -> None:
         validation = prepare(policy, heldout_batch())
         result = alignments(policy, validation, ROWS, SurrogateConfig(), PASSES)
 
+    (in_float32,) = score_rows([policy], validation.rollout, ROWS, PASSES)
+    assert torch.equal(validation.rollout.old, in_float32)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), before, strict=True))
     assert all(parameter.grad is None for parameter in policy.parameters())
     expected = exact_alignments(policy, validation)
@@ -84,6 +87,36 @@ def test_the_old_policy_stays_the_ratios_denominator() -> None:
     assert good.any()
     assert not result[good].any()
     assert result[validation.rollout.advantages < 0].any()
+
+
+def test_ratios_and_importance_weights_scale_the_alignments() -> None:
+    """Old log-probabilities one nat lower per token: the sequence's ratio is e, and the sampler's weights are 1.5."""
+    policy = random_policy()
+    validation = prepare(policy, heldout_batch())
+    plain = alignments(policy, validation, ROWS, SurrogateConfig(), PASSES)
+    rollout, heldout = validation.rollout, validation.heldout
+    assert rollout.old is not None
+    mask = torch.arange(rollout.old.shape[1]) < rollout.completions.lengths[:, None]
+    old = torch.where(mask, rollout.old - 1, 0.0)
+    sampler = torch.where(mask, old - math.log(1.5), 0.0)
+    (heldout_scores,) = score_rows([policy], heldout, ROWS, PASSES)
+    moved = validation._replace(
+        rollout=rollout._replace(old=old, completions=rollout.completions._replace(logprobs=sampler)),
+        heldout=heldout._replace(completions=heldout.completions._replace(logprobs=heldout_scores)),
+    )
+    config = SurrogateConfig(clip_low=1.0, clip_high=9.0, ratio_level="sequence", is_correction="truncate")
+    result = alignments(policy, moved, ROWS, config, PASSES)
+    expected = 1.5 * math.e * plain
+    assert float((result - expected).norm() / expected.norm()) < 0.02
+
+
+def test_heldout_tokens_are_counted_over_all_ranks() -> None:
+    policy = random_policy()
+    one, two = (
+        prepare(policy, heldout_batch(), PASSES._replace(total=total)) for total in (lambda v: v, lambda v: 2 * v)
+    )
+    torch.testing.assert_close(2 * two.heldout_weights, one.heldout_weights)
+    assert one.heldout_weights.sum() > 0
 
 
 def test_heldout_rewards_that_teach_nothing_give_no_alignment() -> None:
