@@ -183,6 +183,11 @@ def test_nothing_is_nan(family: str, lam: float, lengths: list[list[int]]) -> No
             assert slope.isfinite()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_float64_whatever_the_mean_length(family: str) -> None:
+    assert build(family, 1.0)(torch.tensor([[100, 300]]), torch.tensor(200.0)).dtype == torch.float64
+
+
 def test_standardised_lengths_by_hand() -> None:
     """δ = 1e-8 tokens beside σ = 0.5; an inactive response has z = 0."""
     lengths, active = torch.tensor([[1, 2, 9]]), torch.tensor([[True, True, False]])
