@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,17 @@ def test_every_room_is_in_the_plan() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_a_file_imports_only_the_rooms_below_it(path: Path) -> None:
     assert own_rooms(path) <= ROOMS.get(room_of(path), set())
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count; those for type checkers alone do too."""
+    modules = {".".join(path.relative_to(SOURCE.parent).with_suffix("").parts): path for path in FILES}
+    graph = {
+        module: {target for name in imports(path) for target in (name, name.rpartition(".")[0]) if target in modules}
+        for module, path in modules.items()
+    }
+    graph = {module: targets - {module} for module, targets in graph.items() if not module.endswith("__init__")}
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))

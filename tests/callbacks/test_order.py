@@ -18,6 +18,7 @@ from lambda_grpo_pl.callbacks import (
     default_callbacks,
 )
 from lambda_grpo_pl.callbacks.order import SECTIONS
+from lambda_grpo_pl.callbacks.order_check import ORDER
 from lambda_grpo_pl.cli.main import build
 from lambda_grpo_pl.data.module import PromptDataModule
 from lambda_grpo_pl.errors import UserError
@@ -38,6 +39,10 @@ def test_default_callbacks_are_the_sections_in_order_and_keep_what_is_given() ->
     assert callbacks[places.index("reward")] is reward
     assert callbacks[places.index("timer")] is timer
     check_order(callbacks, evaluates=True)
+
+
+def test_the_order_that_is_checked_is_that_of_the_sections() -> None:
+    assert tuple(kind.__name__ for kind in SECTIONS.values()) == ORDER
 
 
 def test_the_command_line_has_the_same_callbacks_in_the_same_order(policy: Path, tmp_path: Path) -> None:

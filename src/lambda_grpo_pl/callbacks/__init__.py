@@ -8,7 +8,8 @@ from lambda_grpo_pl.callbacks.export import HuggingFaceExport
 from lambda_grpo_pl.callbacks.loggers import RunCSVLogger, RunWandbLogger
 from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
 from lambda_grpo_pl.callbacks.one_step_off import OneStepOff
-from lambda_grpo_pl.callbacks.order import check_order, default_callbacks
+from lambda_grpo_pl.callbacks.order import default_callbacks
+from lambda_grpo_pl.callbacks.order_check import check_order
 from lambda_grpo_pl.callbacks.predictions import PredictionWriter
 from lambda_grpo_pl.callbacks.progress import RolloutProgressBar
 from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout

@@ -1,4 +1,4 @@
-"""The callbacks of a run, in the order of their hooks: declared once, for the command line, for Python, and for checks.
+"""The callbacks of a run, in the order of their hooks: for the command line and for Python.
 
 `RolloutCallback` samples, `RewardCallback` scores, `DynamicSampling` replaces groups without a signal,
 `HeldoutRollout` adds a held-out batch, and `OneStepOff` begins the next rollout once all others have been sampled.
@@ -8,9 +8,6 @@ checkpoint callbacks last).
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from itertools import pairwise
 
 import lightning as L
 
@@ -27,7 +24,6 @@ from lambda_grpo_pl.callbacks.rollout import RolloutCallback
 from lambda_grpo_pl.callbacks.startup import StartupPlan
 from lambda_grpo_pl.callbacks.summary import RunSummary
 from lambda_grpo_pl.callbacks.timing import PhaseTimer
-from lambda_grpo_pl.errors import UserError
 
 SECTIONS: dict[str, type[L.Callback]] = {
     "rollout": RolloutCallback,
@@ -74,26 +70,3 @@ def default_callbacks(
     """
     given: dict[str, L.Callback | None] = dict(locals())  # exactly the arguments, whose names are the sections
     return [given[section] or callback() for section, callback in SECTIONS.items()]
-
-
-def check_order(callbacks: Sequence[L.Callback], evaluates: bool) -> None:
-    """Refuse callbacks that are missing, repeated or out of order, before a model is loaded. Raises `UserError`.
-
-    Args:
-        callbacks: All of the trainer's; unknown ones may be anywhere.
-        evaluates: Whether the run evaluates validation sets.
-    """
-    for needed in (RolloutCallback, RewardCallback, BenchmarkEvaluation)[: 3 if evaluates else 2]:
-        if not any(isinstance(callback, needed) for callback in callbacks):
-            without = " (or pass val=[] to PromptDataModule)" if needed is BenchmarkEvaluation else ""
-            raise UserError(f"{needed.__name__} is missing: add it to the trainer's callbacks{without}.")
-    kinds = list(SECTIONS.values())
-    places = [place for each in callbacks for place, kind in enumerate(kinds) if isinstance(each, kind)]
-    for earlier, later in pairwise(places):
-        if earlier == later:
-            raise UserError(f"The trainer has two callbacks of type {kinds[later].__name__}: remove one.")
-        if earlier > later:
-            raise UserError(
-                f"{kinds[later].__name__} comes after {kinds[earlier].__name__}: list callbacks in the order "
-                f"{', '.join(kind.__name__ for kind in kinds)}, or pass default_callbacks()."
-            )

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from lambda_grpo_pl.batch import Completions, RolloutBatch
 from lambda_grpo_pl.callbacks.context import EngineOwner, callbacks, datamodule, engine, find_callback, trained
+from lambda_grpo_pl.callbacks.order_check import check_order
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.errors import UserError
@@ -63,8 +64,6 @@ class RolloutCallback(EngineOwner):
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check the callbacks and the sampling settings, and make the engine. Raises `UserError`."""
-        from lambda_grpo_pl.callbacks.order import check_order  # here, because it imports every callback
-
         data = datamodule(trainer)
         check_order(callbacks(trainer), evaluates=bool(data.val_sources) and stage != "predict")
         if stage == "fit":
