@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
 	@touch $@
 
-demo: $(STAMP)  ## Train the built-in task with λ-GRPO on the CPU, some minutes; everything lies in runs/demo.
+demo: $(STAMP)  ## Train the built-in task with λ-GRPO on the CPU, some minutes; all output is in runs/demo.
 	@# One thread: the matrices are tiny, and two threads would mostly wait for each other.
 	@rm -rf runs/demo
 	@OMP_NUM_THREADS=1 $(BIN)/lambda-grpo fit --config configs/base.yaml --config configs/preference/lambda.yaml --config configs/demo.yaml

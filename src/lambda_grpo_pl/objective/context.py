@@ -1,4 +1,4 @@
-"""φ(x): what is known of a prompt's group without a gradient, for a λ of its own (λ_x = λ + w·φ)."""
+"""φ(x): what is known of a prompt's group without a gradient, for a λ per prompt (λ_x = λ + w·φ)."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ class SamplerProcess:
 
 
 def worker_environment(num_threads: int, device: int | None) -> dict[str, str]:
-    """Return the environment of a process that is no rank: its number of threads and the one GPU that it sees.
+    """Return the environment of a process outside the ranks: its number of threads and the one GPU that it sees.
 
     Raises `UserError` if there is no such GPU.
     """
