@@ -113,7 +113,7 @@ def _token_statistics(
         "clip_low": (tokens.flags.low & mask).sum(),
         "clip_high": (tokens.flags.high & mask).sum(),
         "clip_dual": (tokens.flags.dual & mask).sum(),
-        "kl": (tokens.kl * mask).sum(),
+        "kl": tokens.kl.sum(),  # 0 at blanked positions
         "policy_shift": -log_ratio.sum(),
         "ratio_min": log_ratio.min().exp(),
         "ratio_max": log_ratio.max().exp(),
