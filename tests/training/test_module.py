@@ -343,3 +343,12 @@ def test_batch_scaled_advantages_use_the_whole_batch(folder: Path, calls: list[C
 def test_mini_batches_that_do_not_divide_are_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=r"model\.updates\.num_minibatches.*set data\.batch_size"):
         fit(folder, updates=UpdateConfig(num_minibatches=3))
+
+
+def test_evaluation_gets_the_scored_batch_and_prediction_the_batch(folder: Path) -> None:
+    module, batch = LambdaGRPO(PolicyConfig(path=str(folder))), scored_batch(0)
+    for step in (module.validation_step, module.test_step):
+        output = step(batch, 0)
+        assert output["completions"] is batch.sampled()
+        assert output["rewards"] is batch.scored()
+    assert module.predict_step(batch, 0) is batch

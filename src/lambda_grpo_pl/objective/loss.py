@@ -106,7 +106,7 @@ def _token_statistics(
 ) -> dict[str, Tensor]:
     """Sums over the tokens of `mask` (any shape), but for `ratio_min`, `ratio_max` and `sampler_gap_max`."""
     num_tokens = mask.sum()
-    log_ratio = tokens.log_ratio.expand_as(mask).masked_fill(~mask, 0.0)
+    log_ratio = tokens.log_ratio.masked_fill(~mask, 0.0)
     # Blanked positions have ratio 1, so they are never an extreme that a real token's ratio would not reach.
     statistics = {
         "num_tokens": num_tokens,
