@@ -115,16 +115,18 @@ class Ours:
             str(folder), PromptSource(path=str(folder / "questions.jsonl"), template="none"), [], batch_size=NUM_PROMPTS
         )
         self.watch = self.rollout.watch = Stopwatch()
-        for function, phase in (("_fix", "log-probs"), ("_step_policy", "optimizer")):
-            self.watch.watch(self.module, function, phase)
+        self.watch.watch(self.module, "_step_policy", "optimizer")
 
     def step(self) -> Phases:
         timer = _StepTimer()
         trainer = make_trainer(1, [self.rollout, self.reward, timer])
-        gradient = step_module.accumulate_gradient
-        self.watch.watch(step_module, "accumulate_gradient", "forward-backward")
+        phases = {"prepare_rollout": "log-probs", "accumulate_gradient": "forward-backward"}
+        originals = {function: getattr(step_module, function) for function in phases}
+        for function, phase in phases.items():
+            self.watch.watch(step_module, function, phase)
         trainer.fit(self.module, datamodule=self.data)
-        step_module.accumulate_gradient = gradient
+        for function, original in originals.items():
+            setattr(step_module, function, original)
         self.completions = timer.completions
         return self.watch.take(timer.seconds) | {"tokens": float(self.completions.lengths.sum())}
 
