@@ -56,6 +56,7 @@ def rows(tmp_path: Path) -> Callable[..., str]:
         (["--model.optimizer.learning_rate", "1"], "model.optimizer.learning_rate.*--help"),
         (["--data.batch_size", "many"], "data.batch_size.*int.*many"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--ckpt_path", "README.md"], "README.md.*not a complete checkpoint"),
         (["--model.updates.num_minibatches", "3"], "num_minibatches = 3.*set data.batch_size"),
         (["--trainer.devices", "3"], "3 ranks.*set it to a multiple of 3"),
         (["--trainer.precision", "bf16-true"], "bf16-true.*set it to bf16-mixed"),

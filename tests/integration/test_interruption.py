@@ -113,6 +113,19 @@ def test_a_second_run_in_a_used_folder_is_refused(whole: LambdaGRPOCLI, policy: 
         run("fit", policy, Path(whole.trainer.default_root_dir), *COMMON)
 
 
+def test_a_run_does_not_resume_with_another_method(whole: LambdaGRPOCLI, policy: Path, tmp_path: Path) -> None:
+    """λ would mean something else halfway through the run."""
+    last = Path(whole.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+    options = [*COMMON, f"--ckpt_path={last}", "--model.preference.family=relative_power"]
+    with pytest.raises(UserError, match=r"trained with the method lambda_contextual.*relative_power_contextual"):
+        run("fit", policy, tmp_path, *options)
+
+
+def test_a_complete_run_resumes_to_its_end(whole: LambdaGRPOCLI, policy: Path) -> None:
+    again = run("fit", policy, Path(whole.trainer.default_root_dir), *COMMON, "--resume")
+    assert again.trainer.global_step == whole.trainer.global_step
+
+
 def test_nothing_to_resume_is_said(policy: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing to resume"):
         run("fit", policy, tmp_path, *COMMON, "--resume")

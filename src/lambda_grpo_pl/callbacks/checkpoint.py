@@ -16,10 +16,14 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
+from lambda_grpo_pl.callbacks.context import trained
+from lambda_grpo_pl.errors import UserError
 
 FOLDER = "checkpoints"
 """Folder of all checkpoints under trainer.default_root_dir."""
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+METHOD = "method"
+"""Key of a checkpoint: the method that trained it."""
 DUE = "evaluation_due"
 """Key of a checkpoint: whether the state is that before an evaluation which the resumed run has to make up for."""
 
@@ -82,16 +86,26 @@ class LatestCheckpoint(Checkpoint):
 
     @override
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note whether an evaluation is still to come."""
+        """Note the method, and whether an evaluation is still to come."""
+        checkpoint[METHOD] = trained(pl_module).method_name
         checkpoint[DUE] = self._evaluation_due
 
     @override
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Make up for an evaluation that was interrupted: Lightning would skip it.
+        """Refuse to train on with another method, and make up for an evaluation that was interrupted.
 
-        It repeats an evaluation only if the restored progress says that it stopped in the middle of a batch.
+        Lightning repeats an evaluation only if the restored progress says that it stopped in the middle of a batch.
+        Raises `UserError`.
         """
-        if checkpoint.get(DUE) and trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        method = trained(pl_module).method_name
+        if checkpoint.get(METHOD, method) != method:
+            raise UserError(
+                f"The checkpoint was trained with the method {checkpoint[METHOD]}, but model.preference gives "
+                f"{method}: set model.preference back, or start from the exported model instead."
+            )
+        if checkpoint.get(DUE):
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
             done = progress["total"]["completed"]
             progress["total"] |= {"ready": done + 1, "started": done + 1, "processed": done}

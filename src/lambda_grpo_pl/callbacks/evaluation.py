@@ -20,6 +20,7 @@ from torch import nn
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
+from lambda_grpo_pl.callbacks.checkpoint import METHOD
 from lambda_grpo_pl.callbacks.context import datamodule, engine, trained
 from lambda_grpo_pl.callbacks.evaluation_settings import EvaluationSettings, SetPlan, plan_set
 from lambda_grpo_pl.callbacks.question_records import empty_slots, question_records, select_unanswered
@@ -66,6 +67,7 @@ class BenchmarkEvaluation(L.Callback):
         self.to_terminal = to_terminal
         self.history: list[tuple[int, dict[str, dict[str, float]]]] = []
         self._loaded_step = 0
+        self._loaded_method: str | None = None
         self._plans: dict[str, SetPlan] = {}
         self._sets: dict[str, ResumableSet] = {}
         self._scores: dict[str, BenchmarkScores] = {}
@@ -171,6 +173,7 @@ class BenchmarkEvaluation(L.Callback):
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note how many updates the weights have seen: outside a fit the trainer does not count."""
         self._loaded_step = checkpoint["global_step"]
+        self._loaded_method = checkpoint.get(METHOD)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -210,6 +213,6 @@ class BenchmarkEvaluation(L.Callback):
 
     def _run_info(self, trainer: L.Trainer, pl_module: L.LightningModule) -> RunInfo:
         step, module = self._step(trainer), trained(pl_module)
-        method = self.method or (module.method_name if step else "base")
+        method = self.method or ((self._loaded_method or module.method_name) if step else "base")
         seed = None if method == "base" else engine(trainer).run.seed
         return RunInfo(model=str(module.policy_config.path).rstrip("/"), method=method, seed=seed, step=step)

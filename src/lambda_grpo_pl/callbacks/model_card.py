@@ -20,7 +20,7 @@ def write_model_card(folder: Path, trainer: L.Trainer, pl_module: L.LightningMod
     facts = {
         "Base model": base,
         "Method": f"{method} (length preference {preference.family}, λ {preference.learn})",
-        "Final λ": f"{float(trainer.callback_metrics['preference/lambda']):+.4f}",
+        **_final_lambda(trainer),
         "Policy updates": str(trainer.global_step),
         "Training prompts": f"{data.train_source.name}, template {data.train_source.prompt_template.label!r}",
         "Rewards": " + ".join(f"{spec.weight:g} × {spec.label}" for spec in engine(trainer).suites.training.specs),
@@ -65,3 +65,11 @@ def _scores(folder: Path, update: int) -> list[str]:
         f"| {name} | {score['questions']:.0f} | {format_score(score)} |"
         for name, score in read_scores(files[measured]).items()
     ]
+
+
+def _final_lambda(trainer: L.Trainer) -> dict[str, str]:
+    """λ as it was last logged; nothing for a method without λ, or if this process trained nothing."""
+    metrics = trainer.callback_metrics
+    if "preference/grpo_lambda" not in metrics:
+        return {}
+    return {"Final λ": f"{float(metrics['preference/lambda']):+.4f}"}

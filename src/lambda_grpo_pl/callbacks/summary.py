@@ -78,7 +78,7 @@ class RunSummary(L.Callback):
             return
         folder = Path(trainer.default_root_dir)
         draw_run(self.series, curve_of(*self._last_f, NUM_BINS) if self._last_f else [], folder / "run.png")
-        table = Table("", "before", "after", title="λ-GRPO, this run", title_justify="left")
+        table = Table("", "before", "after", title="this run", title_justify="left")
         for row in self.rows():
             table.add_row(*row)
         console = Console()

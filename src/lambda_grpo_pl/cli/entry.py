@@ -25,8 +25,8 @@ commands:
 
 `lambda-grpo COMMAND --help` lists a command's options. fit, validate, test and predict take a stack of configurations:
   lambda-grpo fit --config configs/base.yaml --config configs/preference/lambda.yaml --trainer.max_steps 100
-Parts that are optional or in a list show their options with `lambda-grpo fit --data.train.help`, `--data.rules.help`,
-`--model.policy.lora.help`, and so on for every key whose type is a class.
+Parts that are optional or in a list show their options with `lambda-grpo fit --data.train.help PromptSource`,
+`--data.rules.help`, `--model.policy.lora.help`, and so on for every key whose type is a class.
 """
 
 
@@ -65,12 +65,14 @@ def _dispatch(arguments: Sequence[str]) -> int:
     from lambda_grpo_pl.cli.main import build
     from lambda_grpo_pl.cli.plugins import import_plugins, spell_out_imports
     from lambda_grpo_pl.cli.quiet import quieten_libraries
+    from lambda_grpo_pl.cli.resume import check_checkpoint_argument
 
     quieten_libraries()
     arguments = spell_out_imports(arguments)
     import_plugins(arguments)
+    check_checkpoint_argument(arguments)
+    sys.argv[1:] = arguments
     try:
-        sys.argv[1:] = arguments
         build()
     except SIGTERMException:
         return 143

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -43,6 +44,15 @@ def check_checkpoint_path(path: str) -> str:
             "newest complete one of trainer.default_root_dir."
         )
     return path
+
+
+def check_checkpoint_argument(arguments: Sequence[str]) -> None:
+    """Check `--ckpt_path` before Lightning reads settings from the file. Raises `UserError`."""
+    for place, word in enumerate(arguments):
+        if word.startswith("--ckpt_path="):
+            check_checkpoint_path(word.partition("=")[2])
+        elif word == "--ckpt_path" and place + 1 < len(arguments):
+            check_checkpoint_path(arguments[place + 1])
 
 
 def newest_checkpoint(root: Path) -> Path | None:
