@@ -17,7 +17,7 @@ ROOMS: dict[str, set[str]] = {
     "objective": set(),
     "rewards": set(),
     "builtin": set(),
-    "policy": {"batch"},
+    "policy": {"batch", "builtin"},
     "sampling": {"batch", "sampling_settings"},
     "data": {"batch", "builtin", "sampling_settings"},
     "evaluation": {"data", "sampling_settings"},

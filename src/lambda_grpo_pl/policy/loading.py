@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
+from lambda_grpo_pl.builtin.models import resolve_model_path
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.policy.config import LoraSettings, PolicyConfig
 from lambda_grpo_pl.policy.exactness import Exactness, find_exactness
@@ -24,6 +25,7 @@ def check_checkpoint(path: str, config: PolicyConfig) -> None:
     Raises `UserError` for a tokenizer without a pad token or end-of-sequence token, or with more tokens than the
     model's vocabulary.
     """
+    path = resolve_model_path(path)
     model = _read_config(path, config)
     tokenizer = AutoTokenizer.from_pretrained(
         path, revision=config.revision, trust_remote_code=config.trust_remote_code
@@ -54,6 +56,7 @@ def load_policy(
 
     Raises `UserError` for a model whose log-probabilities would not be its own, or not in the layout asked for.
     """
+    path = resolve_model_path(path)
     model_config = _read_config(path, config)
     dropouts = turn_off_dropout(model_config)
     if dropouts:
@@ -78,6 +81,7 @@ def load_reference(
 
     Raises `UserError` if it cannot score exactly in each of the policy's `layouts`.
     """
+    path = resolve_model_path(path)
     model_config = _read_config(path, config)
     turn_off_dropout(model_config)
     exactness = find_exactness(model_config, config, torch.empty(0).device)
