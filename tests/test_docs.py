@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from lambda_grpo_pl.data import benchmarks
+from lambda_grpo_pl.rewards import registry
 from tests.test_configs import BASE, ROOT, parse
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -58,7 +59,8 @@ def test_python_in_documents_imports_what_exists(where: str) -> None:
 @pytest.mark.parametrize("where", [where for where, (_, runs) in PYTHON.items() if runs])
 def test_python_in_documents_runs(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(benchmarks, "BENCHMARKS", dict(benchmarks.BENCHMARKS))  # an example may add an entry
+    for module, name in ((benchmarks, "BENCHMARKS"), (registry, "REGISTRY"), (registry, "_READS")):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))  # an example may add an entry
     exec(compile(PYTHON[where][0], where, "exec"), {"__name__": "example"})
 
 
