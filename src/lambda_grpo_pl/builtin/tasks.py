@@ -1,4 +1,4 @@
-"""The built-in tasks by name: `builtin:arithmetic`, `builtin:ledger`."""
+"""The built-in tasks by name, such as `builtin:arithmetic`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import cast
 from lambda_grpo_pl.builtin.arithmetic import ArithmeticTask
 from lambda_grpo_pl.builtin.ledger import LedgerTask
 from lambda_grpo_pl.builtin.splits import Split
+from lambda_grpo_pl.builtin.word_problems import WordProblemTask
 from lambda_grpo_pl.errors import UserError
 
 PREFIX = "builtin:"
@@ -16,6 +17,7 @@ DEFAULT_SIZES = {"train": 16384, "validation": 512, "test": 512}
 TASKS: dict[str, Callable[[Split, int], Sequence[dict[str, str]]]] = {
     "arithmetic": ArithmeticTask,
     "ledger": LedgerTask,
+    "word-problems": WordProblemTask,
 }
 
 

@@ -127,16 +127,19 @@ def _batches(config: WarmUpConfig, tokenizer: PreTrainedTokenizerBase) -> Iterat
         batches = [pairs[start : start + config.batch_size] for start in range(0, len(pairs), config.batch_size)]
         rng.shuffle(batches)
         for batch in batches[: config.num_steps - first]:
-            yield _collate(batch, tokenizer)
+            encoded = [
+                (tokenizer.encode(question), [*tokenizer.encode(solution), tokenizer.eos_token_id])
+                for question, solution in batch
+            ]
+            yield collate(encoded, tokenizer.pad_token_id)
 
 
-def _collate(pairs: list[tuple[str, str]], tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
-    prompts = [tokenizer.encode(question) for question, _ in pairs]
-    solutions = [[*tokenizer.encode(solution), tokenizer.eos_token_id] for _, solution in pairs]
-    width = max(len(prompt) + len(solution) for prompt, solution in zip(prompts, solutions, strict=True))
-    input_ids = torch.full((len(pairs), width), tokenizer.pad_token_id)
+def collate(pairs: list[tuple[list[int], list[int]]], pad_token_id: int) -> tuple[Tensor, Tensor]:
+    """Return right-padded input ids and labels, both [B, T] int64, of (prompt, solution) ids; prompts carry no loss."""
+    width = max(len(prompt) + len(solution) for prompt, solution in pairs)
+    input_ids = torch.full((len(pairs), width), pad_token_id)
     labels = torch.full((len(pairs), width), IGNORED)
-    for row, (prompt, solution) in enumerate(zip(prompts, solutions, strict=True)):
+    for row, (prompt, solution) in enumerate(pairs):
         end = len(prompt) + len(solution)
         input_ids[row, :end] = torch.tensor(prompt + solution)
         labels[row, len(prompt) : end] = torch.tensor(solution)
