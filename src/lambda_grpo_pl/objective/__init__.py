@@ -12,6 +12,13 @@ It takes tensors and does not depend on this package's batches, so it can be use
 
 from lambda_grpo_pl.objective.advantages import AdvantageConfig, compute_advantages, reward_moments
 from lambda_grpo_pl.objective.context import FEATURES, context_features
+from lambda_grpo_pl.objective.correlation import (
+    CorrelationConfig,
+    LengthCorrelation,
+    correlation_sums,
+    lambda_from_correlation,
+    pooled_correlation,
+)
 from lambda_grpo_pl.objective.diagnostics import preference_statistics
 from lambda_grpo_pl.objective.families import FAMILIES, Family, FamilyConfig, GroupLengths
 from lambda_grpo_pl.objective.loss import LossOutput, TokenLogprobs, TokenTerms, policy_loss, token_terms
@@ -40,9 +47,11 @@ __all__ = [
     "LEARNABLE",
     "AdvantageConfig",
     "ClipFlags",
+    "CorrelationConfig",
     "Family",
     "FamilyConfig",
     "GroupLengths",
+    "LengthCorrelation",
     "LengthPreference",
     "LossOutput",
     "PreferenceConfig",
@@ -54,11 +63,14 @@ __all__ = [
     "clipped_surrogate",
     "compute_advantages",
     "context_features",
+    "correlation_sums",
     "count_tokens",
     "effective_sample_size",
     "importance_weights",
     "kl_penalty",
+    "lambda_from_correlation",
     "policy_loss",
+    "pooled_correlation",
     "preference_objective",
     "preference_statistics",
     "reward_moments",
