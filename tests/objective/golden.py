@@ -71,5 +71,15 @@ def build(family: str, lam: float = 0.0, **settings: object) -> LengthPreference
     return preference(lam if learnable else 0.0, family=family, learn=learn, max_length=MAX_LENGTH, **settings)
 
 
-def weigh(model: LengthPreference, lengths: Tensor, active: Tensor | None = None) -> Tensor:
-    return model(lengths, count_tokens(lengths, active).mean_length, active)
+def weigh(
+    model: LengthPreference, lengths: Tensor, active: Tensor | None = None, advantages: Tensor | None = None
+) -> Tensor:
+    """f, every other response of a group being the better one unless `advantages` says so."""
+    if advantages is None:
+        advantages = alternating(lengths)
+    return model(lengths, count_tokens(lengths, active).mean_length, active, advantages=advantages)
+
+
+def alternating(lengths: Tensor) -> Tensor:
+    """[B, G] advantages 1, −1, 1, …"""
+    return (1.0 - 2.0 * (torch.arange(lengths.shape[1]) % 2)).expand(lengths.shape)

@@ -20,7 +20,7 @@ from lambda_grpo_pl.objective import (
     preference_objective,
 )
 
-from .golden import build, weigh
+from .golden import alternating, build, weigh
 from .strategies import MAX_LENGTH, Group, for_all, groups
 
 LAMBDAS = st.floats(-5, 5)
@@ -56,7 +56,8 @@ def test_equal_lengths_are_uniform(family: str, length: int, size: int, lam: flo
 def test_permutation_equivariance(family: str, group: Group, lam: float, seed: int) -> None:
     order = torch.randperm(group.lengths.shape[1], generator=torch.Generator().manual_seed(seed))
     model = build(family, lam)
-    permuted = weigh(model, group.lengths[:, order], group.active[:, order])
+    advantages = alternating(group.lengths)[:, order]
+    permuted = weigh(model, group.lengths[:, order], group.active[:, order], advantages)
     torch.testing.assert_close(permuted, weigh(model, group.lengths, group.active)[:, order])
 
 
@@ -77,7 +78,7 @@ def test_positive_lambda_prefers_long_responses(family: str, group: Group, lam: 
     difference = (weights[:, :, None] - weights[:, None, :]) * sign
     assert (difference[longer] >= -1e-12).all()
     spread = group.lengths.double().std(-1, correction=0) > 1
-    assert (weights.amax(-1)[spread] > 1 + 1e-9).all()
+    assert ((weights.amax(-1) - weights.amin(-1))[spread] > 1e-9).all()
 
 
 @pytest.mark.parametrize("family", LEARNABLE)
@@ -175,7 +176,8 @@ def test_nothing_is_nan(family: str, lam: float, lengths: list[list[int]]) -> No
     tensor = torch.tensor(lengths)
     for active in (torch.ones_like(tensor, dtype=torch.bool), torch.zeros_like(tensor, dtype=torch.bool)):
         count = count_tokens(tensor, active, "group")
-        objective = preference_objective(model, torch.ones_like(tensor).double(), tensor, count, active)
+        ones = torch.ones_like(tensor).double()
+        objective = preference_objective(model, ones, tensor, count, active, advantages=alternating(tensor))
         assert objective.isfinite()
         assert model.derivative(tensor, count.mean_length, active).isfinite().all()
         if family in LEARNABLE:
@@ -185,7 +187,7 @@ def test_nothing_is_nan(family: str, lam: float, lengths: list[list[int]]) -> No
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_are_float64_whatever_the_mean_length(family: str) -> None:
-    assert build(family, 1.0)(torch.tensor([[100, 300]]), torch.tensor(200.0)).dtype == torch.float64
+    assert weigh(build(family, 1.0), torch.tensor([[100, 300]])).dtype == torch.float64
 
 
 def test_standardised_lengths_by_hand() -> None:
@@ -221,6 +223,85 @@ def test_the_help_text_of_the_family_names_every_family() -> None:
     source = inspect.getsource(FamilyConfig)
     description = source[source.index("family: str") : source.index("r: float")]
     assert all(name in description for name in FAMILIES)
+
+
+PATTERN = torch.tensor([[10, 30, 20, 60], [100, 100, 40, 0]])
+SIGNS = torch.tensor([[1.0, -2.0, 0.5, -0.1], [1.0, -1.0, 0.0, -1.0]])
+
+
+def test_balanced_aggregation_is_a_token_mean_of_each_sign() -> None:
+    """Σ f S / Z = mean over prompts of Σ_s (n_s / n) · (Σ_s S / Σ_s ℓ), by hand for two groups.
+
+    Group 1: positive 10 and 20 tokens, negative 30 and 60. Group 2: positive 100, negative 100 (one is inactive), zero
+    40: a class of its own, which has no gradient without a KL term. Surrogates are 1, so a class gives n_s/n · n_s/L_s.
+    """
+    active = PATTERN > 0
+    by_hand = ((2 / 4) * (2 / 30) + (2 / 4) * (2 / 90), (1 / 3) * (1 / 100) * 2 + (1 / 3) * (1 / 40))
+    surrogates = active.double()
+    for scope, expected in (("group", sum(by_hand) / 2), ("global", (4 * by_hand[0] + 3 * by_hand[1]) / 7)):
+        count = count_tokens(PATTERN, active, scope)
+        total = preference_objective(build("balanced"), surrogates, PATTERN, count, active, advantages=SIGNS)
+        assert total.item() == pytest.approx(expected)
+
+
+def test_balanced_aggregation_gives_both_signs_their_share_of_responses() -> None:
+    """Σ f ℓ over the positive responses is to that over the negative ones as their numbers: no sign–length coupling."""
+    weights = weigh(build("balanced"), PATTERN[:1], advantages=SIGNS[:1])
+    masses = weights * PATTERN[:1]
+    positive = SIGNS[:1] > 0
+    assert masses[positive].sum().item() == pytest.approx(masses[~positive].sum().item())
+    assert weights[0, 0] == weights[0, 2] > weights[0, 1] == weights[0, 3]
+    with pytest.raises(ValueError, match="advantages"):
+        build("balanced")(PATTERN, count_tokens(PATTERN).mean_length)
+
+
+def test_balanced_aggregation_of_one_sign_is_the_token_mean() -> None:
+    weights = weigh(build("balanced"), PATTERN, PATTERN > 0, torch.ones(2, 4))
+    expected = count_tokens(PATTERN, PATTERN > 0).mean_length / torch.tensor([[30.0], [80.0]])
+    torch.testing.assert_close(weights, expected * (PATTERN > 0).double())
+
+
+def test_batch_power_by_hand() -> None:
+    """λ = −1: f = N ℓ⁻¹ / Σ ℓ⁻¹ over all seven active responses, whatever their group."""
+    active = PATTERN > 0
+    inverse = active / PATTERN.clamp(min=1).double()
+    expected = 7 * inverse / (1 / 10 + 1 / 30 + 1 / 20 + 1 / 60 + 2 / 100 + 1 / 40)
+    weights = weigh(build("batch_power", -1.0), PATTERN, active)
+    torch.testing.assert_close(weights, expected)
+    assert weights.sum().item() == pytest.approx(7)
+
+
+@for_all(group=groups(all_active=True))
+def test_batch_power_at_minus_one_is_grpo_up_to_one_factor(group: Group) -> None:
+    lengths = group.lengths.clamp(min=1)
+    ratio = weigh(build("batch_power", -1.0), lengths) / weigh(build("grpo"), lengths)
+    torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio))
+
+
+@for_all(group=groups(), lam=LAMBDAS)
+def test_batch_power_of_one_group_is_relative_power(group: Group, lam: float) -> None:
+    lengths, active = group.lengths[:1], group.active[:1]
+    one, other = (weigh(build(family, lam), lengths, active) for family in ("batch_power", "relative_power"))
+    torch.testing.assert_close(one, other)
+
+
+@for_all(group=groups(min_size=2, all_active=True), lam=st.floats(-4.9, 4.9))
+def test_batch_power_over_two_ranks_is_that_of_one_process(group: Group, lam: float) -> None:
+    """The update's groups twice, once per rank: `total` adds the parts, in f, in closed form and in λ's gradient."""
+    lengths, surrogates, model = group.lengths, group.surrogates, build("batch_power", lam)
+    both = torch.cat([lengths, lengths])
+    whole, half = count_tokens(both), count_tokens(lengths, reduce=lambda sums: 2 * sums)
+    torch.testing.assert_close(
+        model(lengths, half.mean_length, total=half.total), model(both, whole.mean_length)[: len(lengths)]
+    )
+    closed = model.derivative(lengths, half.mean_length, total=half.total)
+    torch.testing.assert_close(closed, model.derivative(both, whole.mean_length)[: len(lengths)])
+    objectives = (
+        preference_objective(model, torch.cat([surrogates, surrogates]), both, whole),
+        preference_objective(model, surrogates, lengths, half),
+    )
+    expected, part = (torch.autograd.grad(objective, model.lam)[0] for objective in objectives)
+    torch.testing.assert_close(2 * part, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_labels_differ() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import lightning as L
@@ -12,9 +13,19 @@ from torch import Tensor
 
 from lambda_grpo_pl.batch import Groups
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.objective import AdvantageConfig, LengthPreference, PreferenceConfig, SurrogateConfig, count_tokens
+from lambda_grpo_pl.objective import (
+    AdvantageConfig,
+    CorrelationConfig,
+    LengthCorrelation,
+    LengthPreference,
+    PreferenceConfig,
+    SurrogateConfig,
+    compute_advantages,
+    count_tokens,
+)
 from lambda_grpo_pl.policy import LoraSettings, PolicyConfig
 from lambda_grpo_pl.training import module as module_file
+from lambda_grpo_pl.training import weighting
 from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig, check_precision
 from lambda_grpo_pl.training.module import LambdaGRPO
 from lambda_grpo_pl.training.update import Gradient, Rollout
@@ -152,6 +163,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         PreferenceConfig(family="linear", lr=1.0),
         PreferenceConfig(family="relative_power", lr=1.0),
         PreferenceConfig(contextual=True, lr=1.0),
+        PreferenceConfig(family="batch_power", lr=1.0),
+        PreferenceConfig(family="balanced", learn="fixed"),
     ],
     ids=lambda preference: preference.family + "-" + preference.learn,
 )
@@ -166,7 +179,7 @@ def test_every_family_weighs_the_policy_gradient_and_lambda_ascends(
     count = count_tokens(groups.lengths, groups.active, token_count)
     config = PreferenceConfig(**(vars(preference) | {"max_length": 40, "contextual": False}))
     expected = LengthPreference(config)
-    f = expected(groups.lengths, count.mean_length)
+    f = expected(groups.lengths, count.mean_length, advantages=compute_advantages(groups.rewards, AdvantageConfig()))
     (call,) = calls
     torch.testing.assert_close(call.weights, (f / count.denominator).flatten().float())
     assert any(not torch.equal(a, b) for a, b in zip(module.policy.parameters(), call.policy, strict=True))
@@ -240,7 +253,7 @@ def test_all_updates_of_a_rollout_are_logged_once(
     logged: list[dict[str, float]] = []
     monkeypatch.setattr(LambdaGRPO, "log_dict", lambda self, values, **_: logged.append(values))
     norms = noted(monkeypatch, "clip_gradient")
-    shares = noted(monkeypatch, "preference_statistics")
+    shares = noted(monkeypatch, "preference_statistics", weighting)
     updates, optimizer = UpdateConfig(num_epochs=2, num_minibatches=2), OptimizerConfig(lr=0.01, warmup_steps=4)
     module = fit(folder, steps=1, updates=updates, optimizer=optimizer)
     (values,) = logged
@@ -266,16 +279,16 @@ def test_all_updates_of_a_rollout_are_logged_once(
     assert values["preference/slope"] == pytest.approx(change / (4 * module.preference.config.lr))
 
 
-def noted(monkeypatch: pytest.MonkeyPatch, name: str) -> list:
-    """Results of one of the functions that the module calls."""
+def noted(monkeypatch: pytest.MonkeyPatch, name: str, place: ModuleType = module_file) -> list:
+    """Results of one of the functions that the module, or another file, calls."""
     results: list = []
-    real: Callable = getattr(module_file, name)
+    real: Callable = getattr(place, name)
 
     def note(*arguments: object) -> object:
         results.append(real(*arguments))
         return results[-1]
 
-    monkeypatch.setattr(module_file, name, note)
+    monkeypatch.setattr(place, name, note)
     return results
 
 
@@ -296,6 +309,45 @@ def test_the_validation_rule_steps_lambda_by_the_alignments(
     assert abs(float(slope)) > 1e-7
     assert module.preference.lam.item() == pytest.approx(float(slope) * 1e3, rel=1e-3)
     assert calls[-1].rollout.old is None, "one update is on-policy, with a held-out batch too"
+
+
+CORRELATION = PreferenceConfig(family="batch_power", learn="correlation", correlation=CorrelationConfig(high=1.0))
+
+
+def test_the_correlation_rule_weighs_each_update_by_what_it_shows(
+    folder: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two mini-batches in two rollouts: λ of each update by hand, in its weights and in the log; no optimizer."""
+    logged: list[dict[str, float]] = []
+    monkeypatch.setattr(LambdaGRPO, "log_dict", lambda self, values, **_: logged.append(values))
+    module = fit(folder, steps=2, preference=CORRELATION, updates=UpdateConfig(num_minibatches=2))
+    rule, lambdas = LengthCorrelation(CORRELATION.correlation), []
+    for number, call in enumerate(calls):
+        half = slice(2 * (number % 2), 2 * (number % 2) + 2)
+        groups = Groups.of(scored_batch(number // 2), half)
+        lambdas.append(rule.update(groups.lengths, call.rollout.advantages.view(4, 4)[half]).item())
+        powers = groups.lengths.double() ** lambdas[-1]
+        f = powers * powers.numel() / powers.sum()
+        torch.testing.assert_close(call.weights[groups.rows], (f / groups.lengths.sum()).float())
+    assert len({round(lam, 6) for lam in lambdas}) > 2, "a λ that never moves would pass"
+    assert [values["preference/lambda"] for values in logged] == pytest.approx([lambdas[1], lambdas[3]])
+    assert logged[-1]["preference/correlation"] == pytest.approx(rule.value.item())
+    assert "preference/slope" not in logged[0]
+    assert len(module.trainer.optimizers) == 1
+
+
+def test_the_replay_rule_takes_lambda_from_a_runs_metrics(folder: Path, calls: list[Call], tmp_path: Path) -> None:
+    """Update t is weighed by the λ that the file has for it."""
+    file = tmp_path / "metrics.csv"
+    file.write_text("update,preference/lambda,step\n1,-0.5,0\n2,,1\n2,0.75,1\n")
+    preference = PreferenceConfig(family="relative_power", learn="replay", replay=str(file))
+    fit(folder, steps=2, preference=preference)
+    for index, lam in enumerate((-0.5, 0.75)):
+        lengths = scored_batch(index).sampled().lengths.view(4, 4).double()
+        f = lengths**lam / (lengths**lam).mean(-1, keepdim=True)
+        torch.testing.assert_close(calls[index].weights, (f / lengths.sum()).flatten().float())
+    with pytest.raises(UserError, match=r"ends at update 2, but trainer\.max_steps is 3"):
+        fit(folder, steps=3, preference=preference)
 
 
 def with_heldout(index: int, *arguments: object, **settings: object):

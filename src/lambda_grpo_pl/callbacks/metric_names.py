@@ -44,6 +44,7 @@ METRICS: dict[str, Metric] = {
     ),
     "preference/grpo_lambda": Metric("2 length preference", "λ at which f equals GRPO's to first order on this batch"),
     "preference/slope": Metric("2 length preference", "dJ/dλ: the direction in which λ moves"),
+    "preference/correlation": Metric("2 length preference", "moving average from which the correlation rule takes λ"),
     "preference/at_bound": Metric("2 length preference", "1 if λ has reached its bound"),
     "preference/length_advantage_corr": Metric("2 length preference", "correlation that drives the slope on-policy"),
     "preference/f_min": Metric("2 length preference", "smallest f of a group, averaged"),

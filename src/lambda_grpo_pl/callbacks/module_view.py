@@ -80,6 +80,11 @@ class PreferenceConfigView(Protocol):
         ...
 
     @property
+    def has_gradient(self) -> bool:
+        """Whether λ has an optimizer."""
+        ...
+
+    @property
     def contextual(self) -> bool:
         """Whether λ depends on the prompt."""
         ...

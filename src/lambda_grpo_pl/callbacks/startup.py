@@ -126,7 +126,7 @@ def _optimizer(module: TrainedModule) -> str:
     config, preference = module.optimizer_config, module.preference.config
     warmup = f" after {config.warmup_steps} warm-up updates" if config.warmup_steps else ""
     rate = f"AdamW, learning rate {config.lr:g}{warmup}, {config.schedule}"
-    return rate if preference.learn == "fixed" else f"{rate}; λ: SGD, learning rate {preference.lr:g}"
+    return f"{rate}; λ: SGD, learning rate {preference.lr:g}" if preference.has_gradient else rate
 
 
 def _memory(module: TrainedModule, rollouts: RolloutEngine) -> str:

@@ -20,15 +20,15 @@ from lambda_grpo_pl.objective.correlation import (
     pooled_correlation,
 )
 from lambda_grpo_pl.objective.diagnostics import preference_statistics
-from lambda_grpo_pl.objective.families import FAMILIES, Family, FamilyConfig, GroupLengths
+from lambda_grpo_pl.objective.families import FAMILIES, Family, FamilyConfig
+from lambda_grpo_pl.objective.group_lengths import GroupLengths
 from lambda_grpo_pl.objective.loss import LossOutput, TokenLogprobs, TokenTerms, policy_loss, token_terms
 from lambda_grpo_pl.objective.preference import (
-    LEARNABLE,
     LengthPreference,
-    PreferenceConfig,
     effective_sample_size,
     preference_objective,
 )
+from lambda_grpo_pl.objective.preference_config import LEARNABLE, PreferenceConfig
 from lambda_grpo_pl.objective.surrogate import (
     ClipFlags,
     SurrogateConfig,

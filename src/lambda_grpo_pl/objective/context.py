@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from lambda_grpo_pl.objective.group_lengths import Total
 from lambda_grpo_pl.objective.group_math import active_mask, group_mean, group_std, widen
 
 FEATURES = ("mean_reward", "length_cv", "log_mean_length", "prompt_length")
@@ -44,7 +43,7 @@ class RunningMoments(nn.Module):
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("variance", torch.zeros(num_features))
 
-    def update(self, features: Tensor, counts: Tensor, reduce: Callable[[Tensor], Tensor]) -> None:
+    def update(self, features: Tensor, counts: Tensor, reduce: Total) -> None:
         """Merge one step's [B, K] features where `counts` [B] is True; `reduce` adds a [1 + 2K] vector over ranks."""
         values = widen(features)[counts]
         sums = reduce(torch.cat([counts.sum()[None], values.sum(0), values.square().sum(0)]))

@@ -12,13 +12,13 @@ forward pass, so λ_t already weighs the update that it was measured on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.objective.group_lengths import Total, one_part
 from lambda_grpo_pl.objective.group_math import active_mask, group_mean, widen
 
 KEY = "model.preference.correlation"
@@ -96,7 +96,7 @@ class LengthCorrelation(nn.Module):
         lengths: Tensor,
         advantages: Tensor,
         active: Tensor | None = None,
-        reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+        reduce: Total = one_part,
     ) -> Tensor:
         """Take one update's responses, [B, G] each, into c and return λ [] float64; `reduce` adds [3] over ranks."""
         observed = pooled_correlation(reduce(correlation_sums(lengths, advantages, active)))

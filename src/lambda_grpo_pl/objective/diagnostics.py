@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lambda_grpo_pl.objective.families import GroupLengths
+from lambda_grpo_pl.objective.group_lengths import GroupLengths
 from lambda_grpo_pl.objective.group_math import group_mean, group_size, widen
 from lambda_grpo_pl.objective.preference import LengthPreference, effective_sample_size
 from lambda_grpo_pl.objective.token_count import TokenCount
@@ -31,6 +31,7 @@ def preference_statistics(
     * `length_advantage_corr`: correlation of length (minus its group's mean) and advantage, what drives λ on-policy;
     * `weight_short`, `weight_middle`, `weight_long`: share of Σ|f A| ℓ / Z held by each third of responses by length;
     * `length_correct`, `length_incorrect`: mean tokens; the mean over all responses where there is none of the kind;
+    * `correlation`: its moving average, under the correlation rule;
     * `lambda`, `at_bound`; `grpo_lambda`: the λ at which this batch's f would equal GRPO's to first order.
 
     Shapes: weights f, lengths, advantages, correct (bool), active (bool) [B, G]; features [B, K].
@@ -49,6 +50,8 @@ def preference_statistics(
         "at_bound": widen((lam.abs() >= preference.config.bound).any()),
     }
     family, config = preference.family, preference.config
+    if config.learn == "correlation":
+        statistics["correlation"] = preference.correlation.value
     if family.floored is not None:
         statistics["floored"] = family.floored(group, lam, config).sum() / num_responses
     if family.grpo_lambda is not None:

@@ -1,8 +1,9 @@
 """The families of length preferences f: how much each token of a response of length ℓ weighs.
 
 A family maps the lengths of a group to f [B, G] with 0 at inactive responses. Z = Σ ℓ and ℓ̄ count the same responses,
-so J = Σ f S / Z is GRPO with f = ℓ̄/ℓ, DAPO with f = 1 and Dr. GRPO with f = ℓ̄/L_max, exactly. The other families have
-mean 1 over a group's active responses. Those that λ shapes also have a closed-form derivative df/dλ.
+so J = Σ f S / Z is GRPO with f = ℓ̄/ℓ, DAPO with f = 1, Dr. GRPO with f = ℓ̄/L_max and Balanced Aggregation with f = ℓ̄
+over the mean length of the responses with the same sign of A, exactly. The other families have mean 1 over a group's
+active responses, `batch_power` over the update's. Those that λ shapes also have a closed-form derivative df/dλ.
 
 To add a family: write its weights (and its derivative, if λ is to be learned), enter it in `FAMILIES`, and add any new
 constant to `FamilyConfig`. Nothing outside this file lists the families.
@@ -19,10 +20,8 @@ import torch
 from torch import Tensor
 
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.objective.group_math import active_mask, group_mean, group_size, group_std, widen
-
-STD_EPS = 1e-8
-"""δ of z = (ℓ − ℓ̄)/(σ + δ), in tokens. Equal lengths give z = 0 and so f = 1."""
+from lambda_grpo_pl.objective.group_lengths import GroupLengths
+from lambda_grpo_pl.objective.group_math import group_mean, group_size, group_std, widen
 
 
 @dataclass(kw_only=True)
@@ -30,7 +29,7 @@ class FamilyConfig:
     """Which family weighs the lengths, and the constants in its formula."""
 
     family: str = "power_softmax"
-    """uniform (DAPO), grpo, dr_grpo, delta_l, power_softmax (λ-GRPO), linear, or relative_power."""
+    """uniform (DAPO), grpo, dr_grpo, delta_l, balanced, power_softmax (λ-GRPO), linear, relative_power, batch_power."""
     r: float = 1 / 9
     """How far one standard deviation of length moves h = 1 + r z. 1/9 (the paper's) keeps h > 0 for groups up to 81."""
     h_floor: float = 0.01
@@ -55,42 +54,6 @@ class FamilyConfig:
             )
 
 
-class GroupLengths(NamedTuple):
-    """What a family sees of a batch."""
-
-    lengths: Tensor
-    """[B, G] float64 tokens."""
-    active: Tensor
-    """[B, G] bool."""
-    mean_length: Tensor
-    """[] or [B, 1] tokens: ℓ̄ over the responses that Z counts (`TokenCount.mean_length`)."""
-
-    @classmethod
-    def of(cls, lengths: Tensor, mean_length: Tensor, active: Tensor | None) -> GroupLengths:
-        """Widen int64 lengths and fill in the mask."""
-        return cls(widen(lengths), active_mask(lengths, active), widen(mean_length))
-
-    @property
-    def positive(self) -> Tensor:
-        """[B, G] lengths of at least 1: an empty response has no token to weigh, its f only has to be finite."""
-        return self.lengths.clamp(min=1)
-
-    def standardised(self) -> Tensor:
-        """[B, G] z = (ℓ − ℓ̄)/(σ + δ) within the group, with the population's σ, hence |z| ≤ √(G − 1); 0 if inactive."""
-        centred = (self.lengths - group_mean(self.lengths, self.active)) * self.active
-        return centred / (group_std(self.lengths, self.active, unbiased=False) + STD_EPS)
-
-    def softmax(self, logits: Tensor) -> Tensor:
-        """[B, G] n · softmax over the n active responses; 0 at the others."""
-        # The lowest finite number and not −inf: a group without an active response must not make NaN, nor its gradient.
-        weights = logits.masked_fill(~self.active, torch.finfo(logits.dtype).min).softmax(-1)
-        return group_size(self.active) * weights * self.active
-
-    def centre(self, values: Tensor, weights: Tensor) -> Tensor:
-        """[B, G] `values` minus their mean under `weights`, which sum to n."""
-        return values - group_mean(values * weights, self.active)
-
-
 Weights = Callable[[GroupLengths, Tensor, FamilyConfig], Tensor]
 """(group, λ [] or [B, 1], config) → [B, G]."""
 
@@ -108,6 +71,9 @@ class Family(NamedTuple):
     """[B, G] bool: responses whose base was raised to the floor (an inactive one's is 1); None without a floor."""
     grpo_lambda: Callable[[GroupLengths, FamilyConfig], Tensor] | None = None
     """[B, 1] the λ at which f equals GRPO's ℓ̄/ℓ to first order in z; None where f does not depend on λ."""
+
+    spans_groups: bool = False
+    """Whether a response's f depends on the other groups of the update."""
 
     @property
     def has_lambda(self) -> bool:
@@ -138,6 +104,21 @@ def dr_grpo(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
 def delta_l(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
     """`f ∝ ℓ^(−α)`, mean 1; α = 1 minimises the gradient's variance (ΔL normalisation, 2509.07558)."""
     return group.softmax(-config.alpha * group.positive.log())
+
+
+def balanced(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
+    """`f = ℓ̄/ℓ̄_s`, ℓ̄_s the mean length in the group of the responses with this one's sign of A.
+
+    A token mean over the better responses and one over the worse, each counted by its number of responses (Balanced
+    Aggregation, 2605.04077). Errors: `ValueError` without advantages.
+    """
+    if group.advantages is None:
+        raise ValueError("The family balanced reads the sign of the advantages: pass them as `advantages`.")
+    weights = torch.zeros_like(group.lengths)
+    for sign in (-1, 0, 1):
+        members = group.active & (group.advantages.sign() == sign)
+        weights = weights + group.mean_length / group_mean(group.positive, members).clamp(min=1) * members
+    return weights
 
 
 def power_softmax(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
@@ -201,6 +182,22 @@ def relative_power_derivative(group: GroupLengths, lam: Tensor, config: FamilyCo
     return weights * group.centre(group.positive.log(), weights)
 
 
+def batch_power(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
+    """`f = N ℓ^λ / Σ ℓ^λ` over all N responses of the update: a group of short responses gains weight as a short
+    response does. λ = −1 is GRPO up to one factor for the whole update.
+    """
+    powers = (lam * group.positive.log()).exp() * group.active
+    num_responses, scale = group.add_up(torch.stack([widen(group.active.sum()), powers.sum()])).unbind()
+    return powers * num_responses / torch.where(num_responses > 0, scale, 1.0)
+
+
+def batch_power_derivative(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
+    """df/dλ = f · (ln ℓ − mean(f ln ℓ)), the mean over all responses of the update."""
+    weights, logs = batch_power(group, lam, config), group.positive.log()
+    num_responses, total = group.add_up(torch.stack([widen(group.active.sum()), (weights * logs).sum()])).unbind()
+    return weights * (logs - total / num_responses.clamp(min=1))
+
+
 def _grpo_lambda_by_cv(group: GroupLengths, config: FamilyConfig) -> Tensor:
     """λ = −CV/r, because f ≈ 1 + λ r z and ℓ̄/ℓ ≈ 1 − CV·z."""
     std = group_std(group.lengths, group.active, unbiased=False)
@@ -217,10 +214,14 @@ FAMILIES: dict[str, Family] = {
     "grpo": Family("grpo", grpo),
     "dr_grpo": Family("dr_grpo", dr_grpo),
     "delta_l": Family("delta_l", delta_l),
+    "balanced": Family("balanced", balanced),
     "power_softmax": Family("lambda", power_softmax, power_softmax_derivative, _base_floored, _grpo_lambda_by_cv),
     "linear": Family("linear", linear, linear_derivative, _line_floored, _grpo_lambda_by_cv),
     "relative_power": Family(
         "relative_power", relative_power, relative_power_derivative, grpo_lambda=_grpo_lambda_of_power
+    ),
+    "batch_power": Family(
+        "batch_power", batch_power, batch_power_derivative, grpo_lambda=_grpo_lambda_of_power, spans_groups=True
     ),
 }
 """Every family by the name that `model.preference.family` takes."""

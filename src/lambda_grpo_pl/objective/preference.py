@@ -1,6 +1,7 @@
 """The length preference: f [B, G] from the lengths of each group, with the one parameter λ that shapes it.
 
-f depends on lengths alone, which are known before any forward pass, and a response's surrogate S_i is a scalar. So
+f depends on lengths (`balanced` also on the sign of A), which are known before any forward pass, and a response's
+surrogate S_i is a scalar. So
 
     dJ/dλ = Σ_i (df_i/dλ) S_i / Z_i
 
@@ -10,78 +11,18 @@ once per optimizer step and let autograd go through f. That graph holds [B, G] n
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor, nn
 
-from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective.context import FEATURES, RunningMoments
-from lambda_grpo_pl.objective.families import FAMILIES, FamilyConfig, GroupLengths
+from lambda_grpo_pl.objective.correlation import LengthCorrelation
+from lambda_grpo_pl.objective.families import FAMILIES
+from lambda_grpo_pl.objective.group_lengths import GroupLengths, Total, one_part
 from lambda_grpo_pl.objective.group_math import active_mask, group_size, widen
+from lambda_grpo_pl.objective.preference_config import PreferenceConfig
 from lambda_grpo_pl.objective.token_count import TokenCount
 
-Learn = Literal["fixed", "surrogate", "validation"]
-LEARNABLE = tuple(name for name, family in FAMILIES.items() if family.has_lambda)
 NUM_BISECTIONS = 40
-LARGEST_EXPONENT = 80.0
-"""h^λ is at most exp(80): a finite float32, with room for the softmax above it."""
-
-
-@dataclass(kw_only=True)
-class PreferenceConfig(FamilyConfig):
-    """Which f weighs the lengths, and how its λ learns."""
-
-    learn: Learn = "surrogate"
-    """How λ learns: fixed; surrogate, by ascending the training objective (the paper); validation, the held-out one."""
-    contextual: bool = False
-    """One λ per prompt: λ + w·φ, φ the group's mean reward, length CV, log mean length and prompt length."""
-    init: float = 0.0
-    """λ at the start. 0 weighs all tokens alike."""
-    bound: float = 5.0
-    """Largest |λ|. Of 8 responses spread evenly over 200…1500 tokens, λ = 5 leaves an effective 5.6, λ = 9 2.2."""
-    min_ess: float | None = None
-    """Smallest effective sample size (Σf)²/Σf² as a share of the group; λ shrinks towards 0 for a group below it."""
-    lr: float = 0.1
-    """Learning rate of λ's own SGD (no momentum, no weight decay). A third party's value, not the authors'."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.learn not in get_args(Learn):
-            raise UserError(f"model.preference.learn is {self.learn!r}: choose one of {', '.join(get_args(Learn))}.")
-        self._check_learning()
-        for name in ("bound", "lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"model.preference.{name} is {getattr(self, name)}: choose a positive number.")
-        if not abs(self.init) <= self.bound:
-            raise UserError(
-                f"model.preference.init is {self.init}, outside ±{self.bound}: raise model.preference.bound."
-            )
-        if -self.bound * math.log(self.h_floor) > LARGEST_EXPONENT:
-            raise UserError(
-                f"model.preference.h_floor {self.h_floor} to the power −{self.bound} (model.preference.bound) "
-                "overflows: raise h_floor, for example to 0.01, or lower the bound."
-            )
-        if self.min_ess is not None and not 0 < self.min_ess < 1:
-            raise UserError(
-                f"model.preference.min_ess is {self.min_ess}: choose a share of the group between 0 and 1, or null."
-            )
-
-    def _check_learning(self) -> None:
-        learns = self.learn != "fixed"
-        if not FAMILIES[self.family].has_lambda and (learns or self.contextual or self.min_ess is not None):
-            raise UserError(
-                f"model.preference.family is {self.family!r}, which has no λ: set model.preference.learn to fixed, "
-                f"contextual to false and min_ess to null, or choose one of {', '.join(LEARNABLE)}."
-            )
-        if self.contextual and not learns:
-            raise UserError(
-                "model.preference.contextual needs a learning rule, but model.preference.learn is fixed: set learn "
-                "to surrogate or validation."
-            )
 
 
 class LengthPreference(nn.Module):
@@ -97,31 +38,44 @@ class LengthPreference(nn.Module):
         super().__init__()
         self.config = config
         self.family = FAMILIES[config.family]
-        learns = config.learn != "fixed"
-        self.lam = nn.Parameter(torch.tensor(float(config.init)), requires_grad=learns)
+        self.lam = nn.Parameter(torch.tensor(float(config.init)), requires_grad=config.has_gradient)
         if config.contextual:
             self.w = nn.Parameter(torch.zeros(len(FEATURES)))
             self.moments = RunningMoments(len(FEATURES))
+        if config.learn == "correlation":
+            self.correlation = LengthCorrelation(config.correlation)
 
     def forward(
-        self, lengths: Tensor, mean_length: Tensor, active: Tensor | None = None, features: Tensor | None = None
+        self,
+        lengths: Tensor,
+        mean_length: Tensor,
+        active: Tensor | None = None,
+        features: Tensor | None = None,
+        advantages: Tensor | None = None,
+        total: Total = one_part,
     ) -> Tensor:
         """Weigh every response, differentiable in λ (and w).
 
         Shapes: lengths [B, G] tokens, mean_length [] or [B, 1] tokens (`TokenCount.mean_length`), active [B, G] bool,
-        features [B, K] from `context_features` → f [B, G] float64, 0 at inactive responses.
-        Errors: `ValueError` if the preference is contextual and there are no features.
+        features [B, K] from `context_features`, advantages [B, G] → f [B, G] float64, 0 at inactive responses. `total`
+        (`TokenCount.total`) adds over ranks, for a family that weighs the whole update at once.
+        Errors: `ValueError` if a contextual preference gets no features, or the family balanced no advantages.
         """
-        group = GroupLengths.of(lengths, mean_length, active)
+        group = GroupLengths.of(lengths, mean_length, active, advantages, total)
         lam = self.effective_lambda(features)
         weights: Tensor = self.family.weights(group, self._scale(group, lam) * lam, self.config)
         return weights
 
     def derivative(
-        self, lengths: Tensor, mean_length: Tensor, active: Tensor | None = None, features: Tensor | None = None
+        self,
+        lengths: Tensor,
+        mean_length: Tensor,
+        active: Tensor | None = None,
+        features: Tensor | None = None,
+        total: Total = one_part,
     ) -> Tensor:
         """df/dλ in closed form, [B, G] float64, of the same arguments as `forward`; 0 for a family without λ."""
-        group = GroupLengths.of(lengths, mean_length, active)
+        group = GroupLengths.of(lengths, mean_length, active, total=total)
         lam = self.effective_lambda(features).detach()
         scale = self._scale(group, lam)
         if self.family.derivative is None:
@@ -142,6 +96,18 @@ class LengthPreference(nn.Module):
         """Project λ back into ±bound after an optimizer step; returns `at_bound`."""
         self.lam.clamp_(-self.config.bound, self.config.bound)
         return self.at_bound
+
+    @torch.no_grad()
+    def set_(self, lam: Tensor | float) -> None:
+        """Set λ, within ±bound: what a rule without a gradient does before an update."""
+        self.lam.copy_(torch.as_tensor(lam)).clamp_(-self.config.bound, self.config.bound)
+
+    def observe(
+        self, lengths: Tensor, advantages: Tensor, active: Tensor | None = None, reduce: Total = one_part
+    ) -> None:
+        """Let the correlation rule set λ from an update's responses, [B, G] each; nothing under the other rules."""
+        if self.config.learn == "correlation":
+            self.set_(self.correlation.update(lengths, advantages, active, reduce))
 
     @property
     def method_name(self) -> str:
@@ -164,7 +130,7 @@ class LengthPreference(nn.Module):
     def update_moments(
         self,
         features: Tensor,
-        reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+        reduce: Total = one_part,
         active: Tensor | None = None,
     ) -> None:
         """Take one update's features [B, K] into φ's running moments, prompts without an active response left out.
@@ -206,13 +172,14 @@ def preference_objective(
     count: TokenCount,
     active: Tensor | None = None,
     features: Tensor | None = None,
+    advantages: Tensor | None = None,
 ) -> Tensor:
     """J = Σ_i f_i(λ) S_i / Z_i, whose autograd is the exact dJ/dλ; call `(-J).backward()` once per optimizer step.
 
     J is this rank's part of the sum: with a count over all ranks, the parts (and their gradients) add up over ranks.
     The validation rule passes η⟨∇J_val, ∇θ S_i⟩ in place of S_i: J is linear in it (see docs/method.md).
 
-    Shapes: surrogates [B, G] (the S_i, detached here), lengths [B, G], active [B, G], features [B, K] → [] float64.
+    Shapes: surrogates (the S_i, detached here), lengths, active and advantages [B, G], features [B, K] → [] float64.
     """
-    weights: Tensor = preference(lengths, count.mean_length, active, features)
+    weights: Tensor = preference(lengths, count.mean_length, active, features, advantages, count.total)
     return (weights * widen(surrogates.detach()) / count.denominator).sum()

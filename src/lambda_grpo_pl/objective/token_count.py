@@ -6,13 +6,13 @@ neither the micro-batch size nor the number of ranks changes the objective.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.objective.group_lengths import Total, one_part
 from lambda_grpo_pl.objective.group_math import active_mask, group_mean, widen
 
 Scope = Literal["global", "group"]
@@ -25,13 +25,15 @@ class TokenCount(NamedTuple):
     """[] (global) or [B, 1] (group) tokens, at least 1."""
     mean_length: Tensor
     """[] (global) or [B, 1] (group) tokens per response; 0 where there is no token."""
+    total: Total = one_part
+    """Adds over the parts of the update, as the count did."""
 
 
 def count_tokens(
     lengths: Tensor,
     active: Tensor | None = None,
     scope: Scope = "global",
-    reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+    reduce: Total = one_part,
 ) -> TokenCount:
     """Count the tokens that J is divided by.
 
@@ -51,6 +53,6 @@ def count_tokens(
     sums = torch.stack([tokens.sum(), mask.sum(), mask.any(-1).sum()])
     tokens_all, responses_all, prompts_all = reduce(sums).unbind()
     if scope == "global":
-        return TokenCount(tokens_all.clamp(min=1), tokens_all / responses_all.clamp(min=1))
+        return TokenCount(tokens_all.clamp(min=1), tokens_all / responses_all.clamp(min=1), reduce)
     totals = tokens.sum(-1, keepdim=True).clamp(min=1)
-    return TokenCount(totals * prompts_all.clamp(min=1), group_mean(tokens, mask))
+    return TokenCount(totals * prompts_all.clamp(min=1), group_mean(tokens, mask), reduce)

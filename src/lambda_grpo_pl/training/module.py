@@ -18,21 +18,16 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import Groups, RolloutBatch
-from lambda_grpo_pl.objective import (
-    LengthPreference,
-    PreferenceConfig,
-    context_features,
-    count_tokens,
-    preference_objective,
-    preference_statistics,
-)
+from lambda_grpo_pl.objective import LengthPreference, PreferenceConfig
 from lambda_grpo_pl.policy import Policy, PolicyConfig, Reference, check_checkpoint, load_policy, load_reference
 from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig, check_precision
 from lambda_grpo_pl.training.optimization import clip_gradient, make_optimizer, make_scheduler
+from lambda_grpo_pl.training.replay import LambdaPath
 from lambda_grpo_pl.training.sharding import check_strategy, shard_policy, sync_gradients
 from lambda_grpo_pl.training.token_metrics import UpdateStatistics, summarize_updates
 from lambda_grpo_pl.training.update import Passes, Rollout, accumulate_gradient, prepare_rollout
 from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
+from lambda_grpo_pl.training.weighting import weigh_groups
 
 
 class LambdaGRPO(L.LightningModule):
@@ -76,6 +71,7 @@ class LambdaGRPO(L.LightningModule):
         # λ's gradient is reduced by `_step_preference`, so DDP must not expect or average it. DDP reads the names of
         # such parameters from this attribute; torch has no public way to set them.
         self._ddp_params_and_buffers_to_ignore = [f"preference.{name}" for name in self.preference.state_dict()]
+        self._path: LambdaPath | None = None
         self.policy: Policy
         self._reference: list[Reference] = []  # in a list, so that it is not a submodule and never in a checkpoint
 
@@ -90,6 +86,9 @@ class LambdaGRPO(L.LightningModule):
         check_precision(self.trainer.precision)
         check_strategy(self.trainer.strategy)
         check_checkpoint(self.policy_config.path, self.policy_config)
+        if stage == "fit" and self.preference.config.replay is not None:
+            self._path = LambdaPath(self.preference.config.replay)
+            self._path.check(self.trainer.max_steps)
 
     @override
     def configure_model(self) -> None:
@@ -116,7 +115,7 @@ class LambdaGRPO(L.LightningModule):
         policy = make_optimizer(self.policy.parameters(), self.optimizer_config)
         scheduler = make_scheduler(policy, self.trainer.max_steps, self.optimizer_config)
         optimizers: list[dict[str, Any]] = [{"optimizer": policy, "lr_scheduler": scheduler}]
-        if self.preference.config.learn != "fixed":
+        if self.preference.config.has_gradient:
             optimizers.append(
                 {"optimizer": torch.optim.SGD(self.preference.parameters(), lr=self.preference.config.lr)}
             )
@@ -174,32 +173,25 @@ class LambdaGRPO(L.LightningModule):
         self, rollout: Rollout, groups: Groups, validation: Validation | None
     ) -> tuple[Tensor, UpdateStatistics]:
         """One step of the policy and one of λ on a mini-batch; returns f [B, G] and what to log."""
-        count = count_tokens(groups.lengths, groups.active, self.objective.token_count, self._sum)
-        features = context_features(groups.rewards, groups.lengths, groups.prompt_lengths, groups.active)
-        self.preference.update_moments(features, self._sum, groups.active)
-        with torch.no_grad():
-            f = self.preference(groups.lengths, count.mean_length, groups.active, features)
+        if self._path is not None:
+            self.preference.set_(self._path.at(self.trainer.global_step + 1))
+        scope, surrogate, passes = self.objective.token_count, self.objective.surrogate, self._passes()
+        weighting = weigh_groups(self.preference, groups, rollout.advantages, scope, self._sum)
         weights = torch.zeros_like(rollout.advantages)
-        weights[groups.rows] = (f / count.denominator).to(weights.dtype)
-        advantages = rollout.advantages[groups.rows]
+        weights[groups.rows] = weighting.weights.to(weights.dtype)
         needed = groups.active
         if self.objective.skip_zero_advantage and not self._reference:
-            needed = needed & (advantages != 0)
-        rows, surrogate, passes = groups.rows[needed], self.objective.surrogate, self._passes()
+            needed = needed & (weighting.advantages != 0)
+        rows = groups.rows[needed]
         gains = None if validation is None else alignments(self.policy, validation, rows, surrogate, passes)
         gradient = accumulate_gradient(self.policy, rollout, rows, weights, surrogate, passes)
-        weighted = preference_statistics(
-            self.preference, f, groups.lengths, advantages, groups.correct, count, groups.active, features
-        )
+        weighted = weighting.statistics(self.preference)
         step = self._step_policy()
         if self.preference.config.learn == "surrogate":
             gains = gradient.surrogates
         if gains is not None:
-            objective = preference_objective(
-                self.preference, gains[groups.rows], groups.lengths, count, groups.active, features
-            )
-            step |= self._step_preference(objective)
-        return f, UpdateStatistics(gradient.totals, weighted, step)
+            step |= self._step_preference(weighting.objective(self.preference, gains))
+        return weighting.f, UpdateStatistics(gradient.totals, weighted, step)
 
     def _step_policy(self) -> dict[str, Tensor]:
         """Clip the accumulated gradient and step the policy; `global_step` counts exactly these steps."""

@@ -31,7 +31,7 @@ EXTREMES = {
     "sampler_gap_max": "sampler/gap_max",
 }
 """Extremes over tokens."""
-LATEST = ("preference/lambda", "policy/learning_rate")
+LATEST = ("preference/lambda", "preference/correlation", "policy/learning_rate")
 """Shown as the last update of the rollout used them; every other scalar of an update is averaged over the updates."""
 
 
