@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout, replace_groups
+from lambda_grpo_pl.callbacks import PreferenceMonitor, RunSummary
+from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout, charge_length, replace_groups
+from lambda_grpo_pl.training.module import LambdaGRPO
 from tests.integration.runs import digit_share, run
 from tests.scored import scored_batch
 
@@ -101,8 +103,50 @@ def graded(completion: str, example: object) -> float:
     return 0.5 * digit_share(completion, {}) + 0.001 * (sum(map(ord, completion)) % 97)
 
 
+def test_length_is_charged_per_token_and_only_in_the_total() -> None:
+    """The held-out objective is reward − c · tokens / limit; what counts as correct stays."""
+    batch = scored_batch(0)
+    before, lengths = batch.scored(), batch.sampled().lengths
+    charge_length(batch, 0.25 / 12)
+    torch.testing.assert_close(batch.scored().total, before.total - 0.25 * lengths / 12)
+    assert batch.scored().total.dtype == torch.float32
+    assert torch.equal(batch.scored().correct, before.correct)
+    assert torch.equal(batch.scored().parts["exact"], before.parts["exact"])
+
+
+def test_held_out_rewards_alone_are_charged(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response of the limit of 8 tokens costs c; training rewards are not touched."""
+    seen = []
+    monkeypatch.setattr(LambdaGRPO, "training_step", lambda self, batch, index: seen.append(batch))
+    monkeypatch.setattr(PreferenceMonitor, "on_train_batch_end", lambda *arguments: None)
+    monkeypatch.setattr(RunSummary, "on_train_batch_end", lambda *arguments: None)
+    run(
+        "fit",
+        policy,
+        tmp_path,
+        "--trainer.callbacks=null",
+        "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=1",
+        "--reward.functions=[{name: tests.integration.runs.digit_share}]",
+        "--data.heldout.split=validation",
+        "--heldout.every=1",
+        "--heldout.length_cost=0.5",
+    )
+    (batch,) = seen
+    for part, cost in ((batch.heldout, 0.5), (batch, 0.0)):
+        expected = part.scored().parts["digit_share"] - cost * part.sampled().lengths / 8
+        torch.testing.assert_close(part.scored().total, expected)
+
+
 @pytest.mark.parametrize(
-    "wrong", [lambda: DynamicSampling(-1), lambda: HeldoutRollout(every=-1), lambda: HeldoutRollout(1, 0)]
+    "wrong",
+    [
+        lambda: DynamicSampling(-1),
+        lambda: HeldoutRollout(every=-1),
+        lambda: HeldoutRollout(1, 0),
+        lambda: HeldoutRollout(1, 1, -0.1),
+        lambda: HeldoutRollout(1, 1, float("inf")),
+    ],
 )
 def test_impossible_settings_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match="set"):

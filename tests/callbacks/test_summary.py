@@ -51,7 +51,8 @@ def write_scores(folder: Path, update: int, accuracy: float, low: float | None =
 
 
 def step(summary: RunSummary, trainer: Any, lengths: tuple[int, int], weights: tuple[float, float]) -> None:
-    batch = SimpleNamespace(sampled=lambda: SimpleNamespace(lengths=torch.tensor(lengths)))
+    completions = SimpleNamespace(lengths=torch.tensor(lengths))
+    batch = SimpleNamespace(sampled=lambda: completions, heldout=None)
     outputs = {"rows": torch.tensor([[0, 1]]), "weights": torch.tensor([weights])}
     summary.on_train_batch_end(trainer, None, outputs, batch, 0)  # type: ignore[arg-type]
 

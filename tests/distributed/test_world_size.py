@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,24 +14,33 @@ from tests.scored import save_tiny_policy
 ROOT = Path(__file__).parents[2]
 
 
-def train(folder: Path, out: Path, strategy: str, devices: int) -> dict:
+def train(folder: Path, strategy: str, devices: int, preference: str) -> dict:
+    out = folder / f"{strategy}-{preference}.pt"
     command = [sys.executable, "-m", "tests.distributed.train_scored", str(folder), str(out), strategy, str(devices)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*command, preference], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     result: dict = torch.load(out, weights_only=True)
     return result
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    folder = save_tiny_policy(tmp_path_factory.mktemp("tiny"))
-    return folder, train(folder, folder / "single.pt", "auto", 1)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_policy(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_ranks_equal_one_process(single: tuple[Path, dict], strategy: str) -> None:
-    folder, expected = single
-    result = train(folder, folder / f"{strategy}.pt", strategy, 2)
+@pytest.fixture(scope="module")
+def single(folder: Path) -> Callable[[str], dict]:
+    """What one process ends with, by preference; each is trained once."""
+    return cache(lambda preference: train(folder, "auto", 1, preference))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "preference"), [("ddp", "lambda"), ("fsdp2", "lambda"), ("ddp", "batch_power"), ("ddp", "correlation")]
+)
+def test_two_ranks_equal_one_process(
+    folder: Path, single: Callable[[str], dict], strategy: str, preference: str
+) -> None:
+    expected, result = single(preference), train(folder, strategy, 2, preference)
     torch.testing.assert_close(torch.tensor(result["path"]), torch.tensor(expected["path"]), rtol=1e-4, atol=1e-6)
     assert result["state"]["preference.lam"].item() != 0.0
     for name, value in expected["state"].items():

@@ -1,6 +1,6 @@
 """Run by torchrun-like launches of the tests: fit on fixed scored batches, save what came out on the first rank.
 
-python -m tests.distributed.train_scored FOLDER OUT STRATEGY DEVICES [CHECKPOINT]
+python -m tests.distributed.train_scored FOLDER OUT STRATEGY DEVICES PREFERENCE
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
-from lambda_grpo_pl.objective import PreferenceConfig
+from lambda_grpo_pl.objective import CorrelationConfig, PreferenceConfig
 from lambda_grpo_pl.policy import PolicyConfig
 from lambda_grpo_pl.training.config import OptimizerConfig
 from lambda_grpo_pl.training.module import LambdaGRPO
@@ -25,26 +25,45 @@ STRATEGIES = {
 }
 
 
+PREFERENCES = {
+    "lambda": PreferenceConfig(lr=10.0, contextual=True),
+    "batch_power": PreferenceConfig(family="batch_power", lr=10.0, contextual=True),
+    "correlation": PreferenceConfig(
+        family="batch_power", learn="correlation", correlation=CorrelationConfig(gain=0.7, high=1.0)
+    ),
+}
+"""Names for the command line."""
+
+
+NAMES = (
+    "preference/lambda",
+    "preference/slope",
+    "policy/gradient_norm",
+    "lens/grpo/prefix_bias",
+    "lens/power_0.5/sign_balance",
+    "lens/balanced/prefix_bias",
+)
+
+
 class Losses(L.Callback):
-    """Keeps λ and its slope after every step."""
+    """Keeps λ, its slope, the gradient's norm and some of the lens after every step."""
 
     def __init__(self) -> None:
         self.path: list[float] = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.path.append(float(trainer.callback_metrics["preference/slope"]))
-        self.path.append(float(trainer.callback_metrics["policy/gradient_norm"]))
+        for name in NAMES:
+            self.path += [float(trainer.callback_metrics[name])] if name in trainer.callback_metrics else []
 
 
 def whole(value: torch.Tensor) -> torch.Tensor:
     return (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
 
 
-def main(folder: str, out: str, strategy: str, devices: str, checkpoint: str = "") -> None:
+def main(folder: str, out: str, strategy: str, devices: str, preference: str) -> None:
     torch.set_num_threads(1)
     policy = PolicyConfig(path=folder, tokens_per_micro_batch=60)
-    preference = PreferenceConfig(lr=10.0, contextual=True)
-    module = LambdaGRPO(policy, preference, optimizer=OptimizerConfig(lr=1e-3))
+    module = LambdaGRPO(policy, PREFERENCES[preference], optimizer=OptimizerConfig(lr=1e-3))
     losses = Losses()
     trainer = L.Trainer(
         max_steps=3,

@@ -43,7 +43,14 @@ def test_every_method_runs_on_jsonl_questions(policy: Path, tmp_path: Path, meth
         f'{{"question": "Ann has {n} apples and buys {n + 1}. How many?", "answer": "{2 * n + 1}"}}' for n in range(9)
     ]
     questions.write_text("\n".join(rows))
-    heldout = ["--data.heldout.path", str(questions)] if method == "lambda_validation" else []
+    heldout = ["--data.heldout.path", str(questions)]
+    path = tmp_path / "path.csv"
+    path.write_text("update,preference/lambda\n3,-0.5\n")
+    options = {
+        "lambda_validation": heldout,
+        "correlation": [*heldout, "--heldout.every=2", "--heldout.num_prompts=4", "--heldout.length_cost=0.5"],
+        "placebo": ["--model.preference.replay", str(path)],
+    }
     cli = run(
         "fit",
         policy,
@@ -53,12 +60,19 @@ def test_every_method_runs_on_jsonl_questions(policy: Path, tmp_path: Path, meth
         "--trainer.val_check_interval=1000",
         f"--data.train.path={questions}",
         "--reward.functions=[{name: tests.integration.runs.digit_share}]",
-        *heldout,
+        *options.get(method, []),
         method=method,
     )
     assert cli.trainer.global_step == 3
     assert (tmp_path / "policy" / "model.safetensors").exists()
     assert (tmp_path / "run.png").exists()
+    metrics = cli.trainer.callback_metrics
+    assert {"lens/own/prefix_bias", "lens/grpo/sign_balance", "lens/power_0.5/weight_long"} <= set(metrics)
+    assert ("lens/grpo/gain" in metrics) == (method in ("lambda_validation", "correlation"))
+    gains = find_callback(cli.trainer, RunSummary).gains
+    assert [len(values) for values in gains.values()] == [2] * 6 * (method == "correlation") + [1] * 6 * (
+        method == "lambda_validation"
+    )
 
 
 @pytest.mark.parametrize("options", AGE, ids=["on-policy", "one step off"])

@@ -108,6 +108,23 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     assert repr(evaluations(resumed)) == repr(evaluations(whole)) != "[]"  # NaN equals nothing, itself included
 
 
+def test_a_run_under_the_correlation_rule_resumes_with_its_moving_average(policy: Path, tmp_path: Path) -> None:
+    """Interrupted in the fifth of eight updates: λ of the rest depends on what the first four saw."""
+    options = ["--model.preference.correlation.high=1.0", "--model.preference.correlation.gain=0.5"]
+    common = [*(option for option in COMMON if "preference" not in option), *options]
+    whole = run("fit", policy, tmp_path / "whole", *common, method="correlation")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        plant(monkeypatch, "update", 5)
+        with pytest.raises(Interrupted):
+            run("fit", policy, tmp_path / "resumed", *common, method="correlation")
+    resumed = run("fit", policy, tmp_path / "resumed", *common, "--resume", method="correlation")
+    expected, result = whole.model.state_dict(), resumed.model.state_dict()
+    assert 0 < abs(float(expected["preference.lam"])) < 0.5
+    assert float(expected["preference.correlation.weight"]) > 5
+    for name, value in expected.items():
+        assert torch.equal(result[name], value), name
+
+
 def test_a_second_run_in_a_used_folder_is_refused(whole: LambdaGRPOCLI, policy: Path) -> None:
     with pytest.raises(UserError, match=r"already holds a run.*--resume"):
         run("fit", policy, Path(whole.trainer.default_root_dir), *COMMON)

@@ -242,3 +242,25 @@ def test_row_order_does_not_matter(settings: dict[str, Any]) -> None:
     shuffled = policy_loss(shuffled_logprobs, mask[order], advantages[order], weights[order], config)
     torch.testing.assert_close(shuffled.loss, straight.loss)
     torch.testing.assert_close(shuffled.surrogates, straight.surrogates[order])
+
+
+@pytest.mark.parametrize(("family", "power"), [("grpo", 0), ("dr_grpo", 1)], ids=["GSPO", "LUSPO"])
+def test_one_ratio_per_response_gives_gspo_and_luspo(family: str, power: int) -> None:
+    """−(1/N) Σ ℓ^power · min(ρ A, clip(ρ) A), ρ = exp(mean of the log-ratios); LUSPO is divided by L_max here."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([[2, 5], [3, 1]])
+    mask = torch.arange(5) < lengths.view(-1, 1)
+    old = -torch.rand(4, 5, generator=generator, dtype=torch.float64)
+    policy = (old + 0.1 * torch.randn(4, 5, generator=generator, dtype=torch.float64)).requires_grad_()
+    advantages = torch.tensor([1.0, -1.0, 0.7, -0.7], dtype=torch.float64)
+    count = count_tokens(lengths)
+    model = preference(0.0, family=family, learn="fixed", max_length=8)
+    weights = (model(lengths, count.mean_length) / count.denominator).flatten()
+    config = SurrogateConfig(ratio_level="sequence", clip_low=0.02, clip_high=0.02)
+    loss = policy_loss(TokenLogprobs(policy, old), mask, advantages, weights, config).loss
+    ratio = (((policy - old) * mask).sum(1) / mask.sum(1)).exp()
+    surrogate = torch.min(ratio * advantages, ratio.clamp(0.98, 1.02) * advantages)
+    expected = -(surrogate * (mask.sum(1) / 8) ** power).mean()
+    torch.testing.assert_close(loss, expected)
+    gradients = [torch.autograd.grad(value, policy, retain_graph=True)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*gradients)

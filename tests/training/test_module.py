@@ -12,16 +12,20 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 
 from lambda_grpo_pl.batch import Groups
+from lambda_grpo_pl.callbacks.metric_names import find_metric
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import (
     AdvantageConfig,
     CorrelationConfig,
     LengthCorrelation,
     LengthPreference,
+    LensConfig,
     PreferenceConfig,
     SurrogateConfig,
     compute_advantages,
     count_tokens,
+    lens_sums,
+    lens_values,
 )
 from lambda_grpo_pl.policy import LoraSettings, PolicyConfig
 from lambda_grpo_pl.training import module as module_file
@@ -190,7 +194,9 @@ def test_every_family_weighs_the_policy_gradient_and_lambda_ascends(
         change = preference.lr * float(slope)
         assert abs(change) > 1e-6
     assert module.preference.lam.item() == pytest.approx(preference.init + change, rel=1e-3, abs=1e-9)
-    assert module.method_name == expected.method_name + "_contextual" * preference.contextual
+    prompt_mean = preference.family == "uniform" and token_count == "group"
+    name = "prompt_mean" if prompt_mean else expected.method_name + "_contextual" * preference.contextual
+    assert module.method_name == name
 
 
 def test_old_logprobs_are_those_before_the_first_of_several_updates(folder: Path, calls: list[Call]) -> None:
@@ -311,6 +317,16 @@ def test_the_validation_rule_steps_lambda_by_the_alignments(
     assert calls[-1].rollout.old is None, "one update is on-policy, with a held-out batch too"
 
 
+@pytest.mark.parametrize(
+    ("family", "level", "name"),
+    [("grpo", "sequence", "gspo"), ("dr_grpo", "sequence", "luspo"), ("uniform", "sequence", "dapo_sequence")],
+)
+def test_a_ratio_per_response_is_another_method(folder: Path, family: str, level: str, name: str) -> None:
+    objective = ObjectiveConfig(surrogate=SurrogateConfig(ratio_level=level))
+    preference = PreferenceConfig(family=family, learn="fixed")
+    assert LambdaGRPO(PolicyConfig(path=str(folder)), preference, objective).method_name == name
+
+
 CORRELATION = PreferenceConfig(family="batch_power", learn="correlation", correlation=CorrelationConfig(high=1.0))
 
 
@@ -348,6 +364,52 @@ def test_the_replay_rule_takes_lambda_from_a_runs_metrics(folder: Path, calls: l
         torch.testing.assert_close(calls[index].weights, (f / lengths.sum()).flatten().float())
     with pytest.raises(UserError, match=r"ends at update 2, but trainer\.max_steps is 3"):
         fit(folder, steps=3, preference=preference)
+
+
+def test_the_lens_looks_at_all_updates_of_a_rollout_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums over both mini-batches before any ratio; own weights are f / Z of each update."""
+    logged: list[dict[str, float]] = []
+    monkeypatch.setattr(LambdaGRPO, "log_dict", lambda self, values, **_: logged.append(values))
+    lens = LensConfig(methods=["grpo", "balanced"])
+    preference = PreferenceConfig(family="delta_l", learn="fixed")
+    fit(folder, steps=1, preference=preference, lens=lens, updates=UpdateConfig(num_minibatches=2))
+    parts = []
+    for half in (slice(0, 2), slice(2, 4)):
+        groups = Groups.of(scored_batch(0), half)
+        count = count_tokens(groups.lengths, groups.active)
+        own = LengthPreference(preference)(groups.lengths, count.mean_length) / count.denominator
+        advantages = compute_advantages(groups.rewards, AdvantageConfig())
+        parts.append(lens_sums(lens, own, groups.lengths, advantages, groups.active))
+    expected = {f"lens/{name}": value.item() for name, value in lens_values(lens, parts[0] + parts[1]).items()}
+    seen = {name: value for name, value in logged[0].items() if name.startswith("lens/")}
+    assert seen == pytest.approx(expected, rel=1e-5)
+    assert len(seen) == 3 * 4
+    assert all(find_metric(name) for name in seen)
+    fit(folder, steps=1, lens=LensConfig(methods=[]))
+    assert not [name for name in logged[1] if name.startswith("lens/")]
+
+
+def test_held_out_prompts_show_gains_and_change_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, calls: list[Call]
+) -> None:
+    """Under a rule that does not read them: the same policy and λ, one virtual step, the gain in the log."""
+    settings: dict = {"steps": 1, "updates": UpdateConfig(num_epochs=2), "preference": CORRELATION}
+    plain = fit(folder, **settings)
+    aligned = noted(monkeypatch, "alignments")
+    logged: list[dict[str, float]] = []
+    monkeypatch.setattr(LambdaGRPO, "log_dict", lambda self, values, **_: logged.append(values))
+    monkeypatch.setattr("tests.scored.scored_batch", with_heldout)
+    looked = fit(folder, **settings)
+    for (name, ours), other in zip(looked.named_parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, other), name
+    (alignment,) = aligned
+    groups = Groups.of(scored_batch(0))
+    advantages = calls[0].rollout.advantages.view(4, 4)
+    assert (alignment != 0).any()
+    gain = (alignment.view(4, 4) / groups.lengths).sum() / advantages.abs().sum()
+    assert logged[0]["lens/grpo/gain"] == pytest.approx(float(gain), rel=1e-5)
+    assert logged[0]["lens/grpo/gain_low"] < logged[0]["lens/grpo/gain"] < logged[0]["lens/grpo/gain_high"]
+    assert all(find_metric(name) for name in logged[0])
 
 
 def with_heldout(index: int, *arguments: object, **settings: object):

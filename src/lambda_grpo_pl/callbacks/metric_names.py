@@ -9,8 +9,11 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-Section = Literal["1 learning", "2 length preference", "3 soundness", "4 speed", "5 evaluation"]
-"""In the order of the questions a reader asks: does it learn, what does λ do, is it sound, is it fast, does it help?"""
+Section = Literal["1 learning", "2 length preference", "3 soundness", "4 speed", "5 evaluation", "6 lens"]
+"""In the order of the questions a reader asks: does it learn, what does λ do, is it sound, is it fast, does it help,
+what would other length preferences do?
+"""
+LENS: Section = "6 lens"
 
 
 class Metric(NamedTuple):
@@ -56,6 +59,13 @@ METRICS: dict[str, Metric] = {
     "preference/weight_long": Metric("2 length preference", "gradient share of the longest third of responses"),
     "preference/length_correct": Metric("2 length preference", "mean length of correct responses in tokens"),
     "preference/length_incorrect": Metric("2 length preference", "mean length of incorrect responses in tokens"),
+    "lens/*/weight_short": Metric(LENS, "gradient share of the shortest third of responses under other preferences"),
+    "lens/*/weight_long": Metric(LENS, "gradient share of the longest third of responses under other preferences"),
+    "lens/*/prefix_bias": Metric(LENS, "net push on tokens that a group's responses share, from −1 to 1; 0: none"),
+    "lens/*/sign_balance": Metric(LENS, "weight of the better against the worse responses, from −1 to 1; 0: equal"),
+    "lens/*/gain": Metric(LENS, "slope of the held-out objective along a step of each preference at equal weight"),
+    "lens/*/gain_low": Metric(LENS, "lower end of the gain's 95 % interval over prompts"),
+    "lens/*/gain_high": Metric(LENS, "upper end of the gain's 95 % interval over prompts"),
     "policy/gradient_norm": Metric("3 soundness", "norm of the gradient before clipping"),
     "policy/learning_rate": Metric("3 soundness", "learning rate of the policy"),
     "policy/entropy": Metric("3 soundness", "nats per token; a collapse to 0 ends exploration"),

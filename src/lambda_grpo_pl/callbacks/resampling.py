@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import lightning as L
@@ -67,20 +68,26 @@ class DynamicSampling(L.Callback):
 
 
 class HeldoutRollout(L.Callback):
-    """Adds a scored batch of held-out prompts every few steps, for the `validation` rule of λ."""
+    """Adds a scored batch of held-out prompts every few steps: for the `validation` rule of λ, and for the lens, which
+    then shows how much each length preference would gain on them.
+    """
 
-    def __init__(self, every: int = 0, num_prompts: int = 16) -> None:
+    def __init__(self, every: int = 0, num_prompts: int = 16, length_cost: float = 0.0) -> None:
         """Keep the settings.
 
         Args:
             every: Steps between two held-out batches; 0 switches them off.
             num_prompts: Held-out prompts per batch and rank.
+            length_cost: c of the held-out objective, reward − c · tokens / rollout.sampling.max_tokens: what a response
+                of full length costs, in units of the reward. Above 0, λ balances quality and length.
         """
         if every < 0 or num_prompts < 1:
             raise UserError(
                 f"heldout.every is {every} and heldout.num_prompts {num_prompts}: set them to at least 0 and 1."
             )
-        self.every, self.num_prompts = every, num_prompts
+        if not 0 <= length_cost < math.inf:
+            raise UserError(f"heldout.length_cost is {length_cost}: set it to 0 or a positive number.")
+        self.every, self.num_prompts, self.length_cost = every, num_prompts, length_cost
 
     @override
     def on_train_batch_start(
@@ -89,6 +96,7 @@ class HeldoutRollout(L.Callback):
         """Attach a held-out batch when it is due."""
         if self.every and batch.index % self.every == 0:
             batch.heldout = draw_batch(trainer, pl_module, "heldout", self.num_prompts, ("heldout", batch.index))
+            charge_length(batch.heldout, self.length_cost / engine(trainer).sampling.max_tokens)
 
 
 def draw_batch(
@@ -98,6 +106,12 @@ def draw_batch(
     prompts = RolloutBatch(datamodule(trainer).draw(num_prompts, stream)).to(pl_module.device).prompts
     sync_sampler(trainer, pl_module)
     return engine(trainer).roll_out(prompts, key)
+
+
+def charge_length(batch: RolloutBatch, cost: float) -> None:
+    """Subtract `cost` per token from the total reward of every response of a scored batch."""
+    rewards, lengths = batch.scored(), batch.sampled().lengths
+    batch.rewards = rewards._replace(total=rewards.total - cost * lengths.to(rewards.total.dtype))
 
 
 def replace_groups(batch: RolloutBatch, where: Tensor, fresh: RolloutBatch, metric: Metric) -> None:

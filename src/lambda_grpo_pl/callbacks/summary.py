@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.figure import GRPO_LAMBDA, LAMBDA, TERCILES, Series, draw_run
+from lambda_grpo_pl.callbacks.gains import Gains, judge_gains, record_gains
 from lambda_grpo_pl.callbacks.metric_names import titles
 from lambda_grpo_pl.callbacks.monitor import curve_of
 
@@ -34,6 +35,7 @@ class RunSummary(L.Callback):
         series: metric → one value per rollout.
         evaluations: update → scores of each validation set, in the order they were measured.
         seconds: phase → seconds since the run began, over all its parts if it was resumed.
+        gains: method → gain on each held-out batch, if there were any.
     """
 
     def __init__(self, show: bool = True) -> None:
@@ -47,6 +49,7 @@ class RunSummary(L.Callback):
         self.series: Series = {metric: [] for metric in recorded}
         self.evaluations: dict[int, Scores] = {}
         self.seconds: dict[str, float] = {}
+        self.gains: Gains = {}
         self._last_f: tuple[Tensor, Tensor] | None = None
 
     @override
@@ -61,6 +64,8 @@ class RunSummary(L.Callback):
             if name.startswith("time/"):
                 phase = name.removeprefix("time/")
                 self.seconds[phase] = self.seconds.get(phase, 0.0) + float(value)
+        if batch.heldout is not None:
+            record_gains(self.gains, trainer.callback_metrics)
         self._last_f = batch.sampled().lengths[outputs["rows"]], outputs["weights"]
 
     @override
@@ -91,6 +96,8 @@ class RunSummary(L.Callback):
                 soft_wrap=True,
                 highlight=False,
             )
+        if verdict := judge_gains(self.gains):
+            console.print(verdict, soft_wrap=True, highlight=False)
         for what, where in _files(trainer, folder):
             console.print(f"{what:>11}  {where}", soft_wrap=True, highlight=False)
 
@@ -143,13 +150,18 @@ class RunSummary(L.Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         """What was recorded belongs to the run."""
-        return {"series": self.series, "evaluations": self.evaluations, "seconds": self.seconds}
+        return {
+            "series": self.series,
+            "evaluations": self.evaluations,
+            "seconds": self.seconds,
+            "gains": self.gains,
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the record."""
         self.series, self.evaluations = state_dict["series"], state_dict["evaluations"]
-        self.seconds = state_dict["seconds"]
+        self.seconds, self.gains = state_dict["seconds"], state_dict.get("gains", {})
 
 
 def read_scores(file: Path) -> Scores:

@@ -64,8 +64,13 @@ def _check_preference(config: Any) -> None:
             "model.preference.learn is validation, but no held-out batches are sampled: set heldout.every to the "
             "number of steps between two updates of λ, such as 10."
         )
-    if learns != "validation" and config.heldout.every > 0:
+    if config.heldout.every > 0 and config.data.heldout is None:
         raise UserError(
-            f"heldout.every is {config.heldout.every}, but model.preference.learn is {learns}: set it to "
-            "validation, or heldout.every to 0."
+            f"heldout.every is {config.heldout.every}, but there are no held-out prompts: set data.heldout to a source "
+            "that is neither trained nor tested on, or heldout.every to 0."
+        )
+    if config.heldout.every > 0 and learns != "validation" and not config.model.lens.methods:
+        raise UserError(
+            f"heldout.every is {config.heldout.every}, but nothing reads held-out batches: set model.preference.learn "
+            "to validation, list methods in model.lens.methods, or set heldout.every to 0."
         )

@@ -22,6 +22,7 @@ from lambda_grpo_pl.objective.correlation import (
 from lambda_grpo_pl.objective.diagnostics import preference_statistics
 from lambda_grpo_pl.objective.families import FAMILIES, Family, FamilyConfig
 from lambda_grpo_pl.objective.group_lengths import GroupLengths
+from lambda_grpo_pl.objective.lens import LensConfig, lens_sums, lens_values, lens_weights
 from lambda_grpo_pl.objective.loss import LossOutput, TokenLogprobs, TokenTerms, policy_loss, token_terms
 from lambda_grpo_pl.objective.preference import (
     LengthPreference,
@@ -53,6 +54,7 @@ __all__ = [
     "GroupLengths",
     "LengthCorrelation",
     "LengthPreference",
+    "LensConfig",
     "LossOutput",
     "PreferenceConfig",
     "SurrogateConfig",
@@ -69,6 +71,9 @@ __all__ = [
     "importance_weights",
     "kl_penalty",
     "lambda_from_correlation",
+    "lens_sums",
+    "lens_values",
+    "lens_weights",
     "policy_loss",
     "pooled_correlation",
     "preference_objective",

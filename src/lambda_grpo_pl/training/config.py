@@ -37,6 +37,19 @@ class ObjectiveConfig:
     """Skip rows whose advantage is 0 if there is no KL term: same gradient, less compute, Z unchanged."""
 
 
+SEQUENCE_NAMES = {"grpo": "gspo", "dr_grpo": "luspo"}
+"""Weights of a length preference → the method's name with one ratio per response (2507.18071, 2602.05261)."""
+
+
+def name_method(preference: str, objective: ObjectiveConfig) -> str:
+    """Name a method by its length preference and those parts of the objective that make another method of it."""
+    if objective.surrogate.ratio_level == "sequence":
+        return SEQUENCE_NAMES.get(preference, f"{preference}_sequence")
+    if preference == "dapo" and objective.token_count == "group":
+        return "prompt_mean"
+    return preference
+
+
 @dataclass(kw_only=True)
 class OptimizerConfig:
     """AdamW on the policy, one step per update. λ has its own optimizer, see `model.preference.lr`."""

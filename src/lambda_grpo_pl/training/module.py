@@ -18,13 +18,13 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import Groups, RolloutBatch
-from lambda_grpo_pl.objective import LengthPreference, PreferenceConfig
+from lambda_grpo_pl.objective import LengthPreference, LensConfig, PreferenceConfig
 from lambda_grpo_pl.policy import Policy, PolicyConfig, Reference, check_checkpoint, load_policy, load_reference
-from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig, check_precision
+from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig, check_precision, name_method
 from lambda_grpo_pl.training.optimization import clip_gradient, make_optimizer, make_scheduler
 from lambda_grpo_pl.training.replay import LambdaPath
 from lambda_grpo_pl.training.sharding import check_strategy, shard_policy, sync_gradients
-from lambda_grpo_pl.training.token_metrics import UpdateStatistics, summarize_updates
+from lambda_grpo_pl.training.token_metrics import UpdateStatistics, summarize_lens, summarize_updates
 from lambda_grpo_pl.training.update import Passes, Rollout, accumulate_gradient, prepare_rollout
 from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
 from lambda_grpo_pl.training.weighting import weigh_groups
@@ -46,6 +46,7 @@ class LambdaGRPO(L.LightningModule):
         objective: ObjectiveConfig = ObjectiveConfig(),
         optimizer: OptimizerConfig = OptimizerConfig(),
         updates: UpdateConfig = UpdateConfig(),
+        lens: LensConfig = LensConfig(),
         temperature: float = 1.0,
         max_response_tokens: int = 1024,
     ) -> None:
@@ -57,6 +58,7 @@ class LambdaGRPO(L.LightningModule):
             objective: Advantages, surrogate and token count.
             optimizer: The policy's optimizer.
             updates: Optimizer updates per rollout.
+            lens: Other length preferences to compare on the same responses.
             temperature: Log-probabilities are taken at this temperature. Linked to rollout.sampling.temperature.
             max_response_tokens: L_max of Dr. GRPO. Linked to rollout.sampling.max_tokens.
         """
@@ -66,6 +68,7 @@ class LambdaGRPO(L.LightningModule):
         self.objective = objective
         self.optimizer_config = optimizer
         self.updates = updates
+        self.lens = lens
         self.temperature = temperature
         self.preference = LengthPreference(replace(preference, max_length=preference.max_length or max_response_tokens))
         # λ's gradient is reduced by `_step_preference`, so DDP must not expect or average it. DDP reads the names of
@@ -78,7 +81,7 @@ class LambdaGRPO(L.LightningModule):
     @property
     def method_name(self) -> str:
         """What tables call the method that trains: `grpo`, `dapo`, `lambda`, `lambda_validation`, …"""
-        return self.preference.method_name
+        return name_method(self.preference.method_name, self.objective)
 
     @override
     def setup(self, stage: str) -> None:
@@ -104,9 +107,11 @@ class LambdaGRPO(L.LightningModule):
         elif self.objective.surrogate.kl_coef > 0:
             self._reference = [self.policy.without_adapters()]
         if self.device_mesh is not None:
-            # The validation rule scores in float32 now and then, so it needs whole float32 weights: autocast rounds
-            # them for all other passes. Gathering them takes twice the traffic.
-            rounded = "bf16" in self.trainer.precision and self.preference.config.learn != "validation"
+            # The virtual step on held-out prompts is taken in float32, so it needs whole float32 weights: autocast
+            # rounds them for all other passes. Gathering them takes twice the traffic.
+            heldout = getattr(getattr(self.trainer, "datamodule", None), "heldout_source", None) is not None
+            steps = heldout or self.preference.config.learn == "validation"
+            rounded = "bf16" in self.trainer.precision and not steps
             shard_policy(self.policy, self.device_mesh, torch.bfloat16 if rounded else None)
 
     @override
@@ -149,9 +154,12 @@ class LambdaGRPO(L.LightningModule):
             start = (number % self.updates.num_minibatches) * size
             groups = Groups.of(batch, slice(start, start + size))
             weights, update = self._update(rollout, groups, validation)
+            if self.preference.config.learn != "validation":
+                validation = None  # the lens looks at the first update alone
             output = {"rows": groups.rows, "weights": weights}
             statistics.append(update)
         summary = summarize_updates(statistics, self.device, self._reduce)
+        summary |= summarize_lens(statistics, self.lens, self._sum)
         values = torch.stack([value.to(self.device, torch.float32) for value in summary.values()]).tolist()
         self.log_dict(dict(zip(summary, values, strict=True)))
         return output
@@ -183,15 +191,14 @@ class LambdaGRPO(L.LightningModule):
         if self.objective.skip_zero_advantage and not self._reference:
             needed = needed & (weighting.advantages != 0)
         rows = groups.rows[needed]
-        gains = None if validation is None else alignments(self.policy, validation, rows, surrogate, passes)
+        aligned = None if validation is None else alignments(self.policy, validation, rows, surrogate, passes)
         gradient = accumulate_gradient(self.policy, rollout, rows, weights, surrogate, passes)
-        weighted = weighting.statistics(self.preference)
+        weighted, seen = weighting.statistics(self.preference), weighting.look(self.lens, aligned)
         step = self._step_policy()
-        if self.preference.config.learn == "surrogate":
-            gains = gradient.surrogates
+        gains = {"surrogate": gradient.surrogates, "validation": aligned}.get(self.preference.config.learn)
         if gains is not None:
             step |= self._step_preference(weighting.objective(self.preference, gains))
-        return weighting.f, UpdateStatistics(gradient.totals, weighted, step)
+        return weighting.f, UpdateStatistics(gradient.totals, weighted, step, seen)
 
     def _step_policy(self) -> dict[str, Tensor]:
         """Clip the accumulated gradient and step the policy; `global_step` counts exactly these steps."""

@@ -1,4 +1,4 @@
-"""From what each update of a rollout leaves on each rank to the scalars of a dashboard, in three small collectives."""
+"""From what each update of a rollout leaves on each rank to the scalars of a dashboard, in a few small collectives."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from lambda_grpo_pl.objective import LensConfig, lens_values
 
 Reduce = Callable[[Tensor, str], Tensor]
 """(vector, "sum" | "mean" | "max") → the vector reduced over ranks."""
@@ -44,6 +46,8 @@ class UpdateStatistics(NamedTuple):
     """Scalars about f on this rank that may be averaged over ranks, without their prefix."""
     step: dict[str, Tensor]
     """Scalars about the optimizers' steps, the same on every rank."""
+    lens: Tensor | None = None
+    """What other preferences would have done, as sums on this rank (`lens_sums`); None if the lens is off."""
 
 
 def summarize_updates(updates: Sequence[UpdateStatistics], device: torch.device, reduce: Reduce) -> dict[str, Tensor]:
@@ -58,6 +62,16 @@ def summarize_updates(updates: Sequence[UpdateStatistics], device: torch.device,
     summary |= dict(zip(means, vector, strict=True))
     summary |= {name: _average(updates, "step", name) for name in updates[0].step}
     return summary
+
+
+def summarize_lens(
+    updates: Sequence[UpdateStatistics], lens: LensConfig, total: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """What other preferences would have done with the responses of all updates on all ranks, as `lens/…` scalars."""
+    sums = [update.lens for update in updates if update.lens is not None]
+    if not sums:
+        return {}
+    return {f"lens/{name}": value for name, value in lens_values(lens, total(torch.stack(sums).sum(0))).items()}
 
 
 def _average(updates: Sequence[UpdateStatistics], field: str, name: str) -> Tensor:

@@ -10,9 +10,11 @@ from torch import Tensor
 from lambda_grpo_pl.batch import Groups
 from lambda_grpo_pl.objective import (
     LengthPreference,
+    LensConfig,
     TokenCount,
     context_features,
     count_tokens,
+    lens_sums,
     preference_objective,
     preference_statistics,
 )
@@ -50,6 +52,17 @@ class Weighting(NamedTuple):
             groups.active,
             self.features,
         )
+
+    def look(self, lens: LensConfig, gains: Tensor | None) -> Tensor | None:
+        """Sum what other preferences would do with these groups (`lens_sums`); None if the lens is off.
+
+        `gains` [N] are the alignments of the whole rollout's rows, if held-out prompts were scored.
+        """
+        if not lens.is_on:
+            return None
+        groups = self.groups
+        aligned = None if gains is None else gains[groups.rows]
+        return lens_sums(lens, self.weights, groups.lengths, self.advantages, groups.active, aligned)
 
     def objective(self, preference: LengthPreference, gains: Tensor) -> Tensor:
         """Σ f(λ) gains / Z with λ's gradient; gains [N] belong to the rows of the whole rollout."""
