@@ -77,10 +77,16 @@ class GroupLengths(NamedTuple):
 class _AddUp(torch.autograd.Function):
     """The sum over ranks, whose gradient on each rank is the sum of what all ranks' objectives ask for."""
 
+    generate_vmap_rule = True
+    """`torch.vmap` weighs many runs at once; one process holds each of them as a whole."""
+
     @staticmethod
-    def forward(ctx: Any, values: Tensor, total: Total) -> Tensor:
-        ctx.total = total
+    def forward(values: Tensor, total: Total) -> Tensor:  # type: ignore[override]
         return total(values.clone())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Total], output: Tensor) -> None:
+        ctx.total = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
