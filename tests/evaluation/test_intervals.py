@@ -11,7 +11,14 @@ from scipy import stats
 
 from lambda_grpo_pl.evaluation.differences import compare_averages, holm, mcnemar
 from lambda_grpo_pl.evaluation.estimators import best_at_k, majority_vote, pass_at_k
-from lambda_grpo_pl.evaluation.intervals import _mid_distribution, average_interval, bootstrap_interval, wilson_interval
+from lambda_grpo_pl.evaluation.intervals import (
+    _mid_distribution,
+    average_interval,
+    bca_interval,
+    bootstrap_interval,
+    wilson_interval,
+)
+from lambda_grpo_pl.evaluation.resampling import Estimate
 
 
 @settings(deadline=None)
@@ -111,6 +118,17 @@ def test_bootstrap_of_an_average_equals_scipys_bca_on_two_samples():
 
 def mean_of_means(first, second, axis=-1):
     return (first.mean(axis) + second.mean(axis)) / 2
+
+
+def test_bias_and_acceleration_are_efrons():
+    """Φ(z₀ + (z₀ + z) / (1 − a (z₀ + z))) of uniform resamples, a = Σ d³ / (6 (Σ d²)^1.5) (Efron 1987, eq. 2.3)."""
+    values, draws = np.array([0, 0, 0, 1.0]), (np.arange(10_000) + 0.5) / 10_000
+    distance = values - values.mean()
+    acceleration = (distance**3).sum() / (6 * (distance**2).sum() ** 1.5)
+    shifted = stats.norm.ppf(0.25) + stats.norm.ppf([0.05, 0.95])
+    expected = stats.norm.cdf(stats.norm.ppf(0.25) + shifted / (1 - acceleration * shifted))
+    found = bca_interval(Estimate.of_scores([values]), draws, 0.9)
+    assert found == pytest.approx((0.25, *expected), abs=1e-6)
 
 
 def test_half_of_a_tie_counts_as_below():

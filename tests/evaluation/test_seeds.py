@@ -152,7 +152,24 @@ def test_a_seed_is_drawn_for_all_benchmarks_at_once():
 
 def test_scores_of_several_seeds_stay_shares():
     table = np.random.default_rng(0).random((2, 20)) < np.array([[0.99], [0.6]])
-    assert 0 <= average_interval([table]).low < average_interval([table]).high <= 1
+    assert average_interval([table])[1:] == (0, 1), "two seeds that differ this much say nothing"
+
+
+@pytest.mark.parametrize("factor", [2, -1])
+def test_scores_that_are_no_shares_keep_the_bounds_their_standard_error_says(factor):
+    """Points of a benchmark that grades from 0 to 2, or penalties: only what lies within [0, 1] is held there."""
+    table = factor * (np.random.default_rng(0).random((2, 20)) < np.array([[0.99], [0.6]]))
+    found = average_interval([table])
+    width = 2 * Estimate.of_scores([table]).standard_error().half_width(0.95)
+    assert found.high - found.low == pytest.approx(width)
+    assert found.low < table.min() < table.max() < found.high
+
+
+def test_seeds_that_swap_their_answers_have_an_interval():
+    """No question and no seed moves the estimate, so there is no acceleration to divide by."""
+    found = bootstrap_interval([[0, 1], [1, 0]])
+    assert found.mean == 0.5
+    assert (found.low, found.high) == (0, 1)
 
 
 def test_unequal_numbers_of_seeds_are_compared():
