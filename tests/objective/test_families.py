@@ -24,6 +24,8 @@ from .golden import alternating, build, weigh
 from .strategies import MAX_LENGTH, Group, for_all, groups
 
 LAMBDAS = st.floats(-5, 5)
+SPREADS = st.sampled_from([1 / 9, 1.0])
+"""r: the paper's, and one that lowers responses to the floor."""
 MEAN_ONE = ("uniform", "delta_l", "power_softmax", "linear", "relative_power")
 
 
@@ -36,9 +38,9 @@ def test_lambda_zero_is_uniform(family: str, group: Group) -> None:
 
 
 @pytest.mark.parametrize("family", MEAN_ONE)
-@for_all(group=groups(), lam=LAMBDAS)
-def test_weights_have_mean_one_over_the_active_responses(family: str, group: Group, lam: float) -> None:
-    weights = weigh(build(family, lam), group.lengths, group.active)
+@for_all(group=groups(), lam=LAMBDAS, r=SPREADS)
+def test_weights_have_mean_one_over_the_active_responses(family: str, group: Group, lam: float, r: float) -> None:
+    weights = weigh(build(family, lam, r=r), group.lengths, group.active)
     torch.testing.assert_close(weights.sum(-1), group.active.sum(-1).double())
     assert (weights >= 0).all()
     assert (weights[~group.active] == 0).all()
@@ -82,9 +84,9 @@ def test_positive_lambda_prefers_long_responses(family: str, group: Group, lam: 
 
 
 @pytest.mark.parametrize("family", LEARNABLE)
-@for_all(group=groups(), lam=st.floats(-4.9, 4.9))
-def test_derivative_closed_form_equals_autograd(family: str, group: Group, lam: float) -> None:
-    model = build(family, lam)
+@for_all(group=groups(), lam=st.floats(-4.9, 4.9), r=SPREADS)
+def test_derivative_closed_form_equals_autograd(family: str, group: Group, lam: float, r: float) -> None:
+    model = build(family, lam, r=r)
     count = count_tokens(group.lengths, group.active, "group")
     closed = model.derivative(group.lengths, count.mean_length, group.active)
     objective = preference_objective(model, group.surrogates, group.lengths, count, group.active)
@@ -106,6 +108,37 @@ def test_derivative_equals_finite_difference(family: str, group: Group, lam: flo
     arguments = (group.lengths, count_tokens(group.lengths, group.active).mean_length, group.active)
     quotient = (up(*arguments) - down(*arguments)).detach() / (2 * step)
     torch.testing.assert_close(middle.derivative(*arguments), quotient, rtol=1e-5, atol=1e-5)
+
+
+def test_linear_by_hand_with_a_response_at_the_floor() -> None:
+    """z = (−1, −1, −1, 3)/√3 and λ r = −1: the long one's 1 − √3 is raised to the floor, where its slope is 0."""
+    lengths, z, floor = torch.tensor([[0, 0, 0, 4]]), 1 / 3**0.5, 0.25
+    model = build("linear", -0.5, r=2.0, h_floor=floor)
+    mean = (3 * (1 + z) + floor) / 4
+    short, long = (1 + z) / mean, floor / mean
+    weights = torch.tensor([[short, short, short, long]], dtype=torch.float64)
+    torch.testing.assert_close(weigh(model, lengths), weights, rtol=1e-7, atol=0)
+    slope = torch.tensor([[-2 * z, -2 * z, -2 * z, 0.0]], dtype=torch.float64)
+    derivative = (slope - weights * slope.mean()) / mean
+    torch.testing.assert_close(model.derivative(lengths, torch.ones(())), derivative, rtol=1e-7, atol=0)
+    assert floored_responses(model, ungrouped(lengths)).tolist() == [[False, False, False, True]]
+
+
+@pytest.mark.parametrize("family", ["power_softmax", "linear"])
+def test_a_response_exactly_at_the_floor_was_not_raised(family: str) -> None:
+    """It still has its slope, as autograd says."""
+    lengths = torch.tensor([[100, 300]])
+    z = GroupLengths.of(lengths, torch.ones(()), None).standardised()
+    model = build(family, 1.0, r=0.5, h_floor=float(1 + 0.5 * z[0, 0]))
+    assert not floored_responses(model, ungrouped(lengths)).any()
+    (slope,) = torch.autograd.grad(weigh(model, lengths)[0, 0], model.lam)
+    assert slope.item() == pytest.approx(model.derivative(lengths, torch.ones(()))[0, 0].item())
+
+
+def ungrouped(lengths: Tensor) -> Group:
+    """These lengths, all active, without rewards."""
+    nothing = torch.zeros(lengths.shape, dtype=torch.float64)
+    return Group(lengths, torch.ones_like(lengths, dtype=torch.bool), nothing, nothing)
 
 
 def floored_responses(model: LengthPreference, group: Group) -> Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import lightning as L
 import pytest
@@ -33,7 +33,7 @@ from lambda_grpo_pl.training import weighting
 from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig, check_precision
 from lambda_grpo_pl.training.module import LambdaGRPO
 from lambda_grpo_pl.training.update import Gradient, Rollout
-from tests.scored import ScoredData, save_tiny_policy, scored_batch
+from tests.scored import ScoredData, random_policy, save_tiny_policy, scored_batch
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,51 @@ def test_setup_refuses_precisions_and_strategies_before_loading(folder: Path, mo
     with pytest.raises(UserError, match=r"trainer\.strategy"):
         module.setup("fit")
     assert not loaded
+
+
+@pytest.mark.parametrize(
+    ("precision", "learn", "computed", "gathered"),
+    [
+        ("32-true", "surrogate", torch.float32, None),
+        ("bf16-mixed", "surrogate", torch.bfloat16, torch.bfloat16),
+        ("bf16-mixed", "validation", torch.bfloat16, None),
+    ],
+)
+def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    learn: Literal["surrogate", "validation"],
+    computed: torch.dtype,
+    gathered: torch.dtype | None,
+) -> None:
+    """The validation rule also scores in float32, so its shards are gathered as they are stored."""
+    asked: list[tuple] = []
+    monkeypatch.setattr(module_file, "load_policy", lambda *arguments: asked.append(arguments) or random_policy())
+    monkeypatch.setattr(module_file, "load_reference", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(module_file, "shard_policy", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(LambdaGRPO, "device_mesh", "the mesh")
+    config = PolicyConfig(path=str(folder), reference_path="other")
+    objective = ObjectiveConfig(surrogate=SurrogateConfig(kl_coef=0.1))
+    module = LambdaGRPO(config, PreferenceConfig(learn=learn), objective, temperature=0.7)
+    module.trainer = L.Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)
+    module.configure_model()
+    assert asked == [
+        (str(folder), config, 0.7, computed),
+        ("other", config, 0.7, computed, module.policy.layouts),
+        (module.policy, "the mesh", gathered),
+    ]
+    module.configure_model()
+    assert len(asked) == 3, "Lightning calls it for every stage; weights are loaded once"
+
+
+@pytest.mark.parametrize(("device", "budget"), [("cpu", 2048), ("cuda", 16384)])
+def test_the_device_decides_how_many_tokens_a_micro_batch_has(
+    monkeypatch: pytest.MonkeyPatch, device: str, budget: int
+) -> None:
+    monkeypatch.setattr(LambdaGRPO, "device", torch.device(device))
+    assert LambdaGRPO(PolicyConfig(path="any")).token_budget == budget
+    assert LambdaGRPO(PolicyConfig(path="any", tokens_per_micro_batch=99)).token_budget == 99
 
 
 def test_gradient_checkpointing_changes_nothing(folder: Path) -> None:
