@@ -131,6 +131,7 @@ def test_never_nan(family: str, group: Group) -> None:
         model, weights.float(), group.lengths, group.rewards, group.rewards > 0.5, count, group.active
     )
     assert all(value.isfinite() and value.dim() == 0 and value.dtype == torch.float64 for value in values.values())
+    assert not any(value.requires_grad for value in values.values()), "they are kept until they are logged"
     assert 0 <= values["ess"] <= 1 + 1e-9
     assert abs(values["length_advantage_corr"]) <= 1 + 1e-9
     assert values["weight_short"] + values["weight_middle"] + values["weight_long"] <= 1 + 1e-9

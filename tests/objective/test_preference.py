@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import (
+    FEATURES,
     LEARNABLE,
     CorrelationConfig,
     LengthPreference,
@@ -332,7 +333,9 @@ def test_context_features_by_hand() -> None:
     rewards, lengths = torch.tensor([[1.0, 0.0, 9.0]]), torch.tensor([[10, 30, 500]])
     active = torch.tensor([[True, True, False]])
     (row,) = context_features(rewards, lengths, torch.tensor([7]), active).tolist()
-    assert row == pytest.approx([0.5, 0.5, math.log(20), 7.0])
+    expected = {"mean_reward": 0.5, "length_cv": 0.5, "log_mean_length": math.log(20), "prompt_length": 7.0}
+    assert list(FEATURES) == list(expected)
+    assert row == pytest.approx(list(expected.values()))
     (empty,) = context_features(rewards, lengths, torch.tensor([7]), torch.zeros_like(active)).tolist()
     assert empty == [0.0, 0.0, 0.0, 7.0]
     (short,) = context_features(rewards[:, :2], torch.tensor([[0, 2]]), torch.tensor([7])).tolist()

@@ -199,8 +199,9 @@ def test_passes_that_only_keep_ranks_in_step_change_nothing_and_the_last_one_is_
     for value, other in zip(ours, expected_gradients, strict=True):
         torch.testing.assert_close(value, other)
     assert torch.equal(gradient.surrogates, alone.surrogates)
-    spare = 5 * (int(alone.num_tokens) and len(_shortest(given)))
-    assert gradient.num_tokens == alone.num_tokens + spare
+    row_tokens = given.rollout.prompts.lengths.repeat_interleave(4) + given.rollout.completions.lengths - 1
+    assert alone.num_tokens == int(row_tokens[given.groups.active.flatten()].sum()), "the last token is only a label"
+    assert gradient.num_tokens == alone.num_tokens + 5 * len(_shortest(given))
     totals = dict(gradient.totals)
     assert int(totals.pop("model_tokens")) == gradient.num_tokens
     for name, value in totals.items():
@@ -251,7 +252,7 @@ def test_a_rollout_is_prepared_with_the_old_policy_and_the_reference() -> None:
     assert batch.rewards is not None
     batch.rewards.active[5] = False
     config = AdvantageConfig(scale="batch", baseline="none")
-    rollout = prepare_rollout(policy, [other], batch, config, passes(), needs_old=True)
+    rollout = prepare_rollout(policy, (other,), batch, config, passes(), needs_old=True)
     active = batch.rewards.active
     std = batch.rewards.total[active].std()
     torch.testing.assert_close(rollout.advantages[active], batch.rewards.total[active] / std, rtol=1e-4, atol=1e-4)
