@@ -111,7 +111,7 @@ def test_derivative_equals_finite_difference(family: str, group: Group, lam: flo
 
 
 def test_linear_by_hand_with_a_response_at_the_floor() -> None:
-    """z = (−1, −1, −1, 3)/√3 and λ r = −1: the long one's 1 − √3 is raised to the floor, where its slope is 0."""
+    """Of z = (−1, −1, −1, 3)/√3 with λ r = −1, the last gives 1 − √3: raised to the floor, where the slope is 0."""
     lengths, z, floor = torch.tensor([[0, 0, 0, 4]]), 1 / 3**0.5, 0.25
     model = build("linear", -0.5, r=2.0, h_floor=floor)
     mean = (3 * (1 + z) + floor) / 4

@@ -23,9 +23,12 @@ from lambda_grpo_pl.objective import (
     PreferenceConfig,
     SurrogateConfig,
     compute_advantages,
+    context_features,
     count_tokens,
     lens_sums,
     lens_values,
+    preference_objective,
+    preference_statistics,
 )
 from lambda_grpo_pl.policy import LoraSettings, PolicyConfig
 from lambda_grpo_pl.training import module as module_file
@@ -51,7 +54,10 @@ def fit(
         "optimizer": OptimizerConfig(lr=1e-3),
         **sections,
     }
-    module = LambdaGRPO(policy, **settings)
+    return train(LambdaGRPO(policy, **settings), steps, accelerator, precision)
+
+
+def train(module: LambdaGRPO, steps: int, accelerator: str = "cpu", precision: str = "32-true") -> LambdaGRPO:
     trainer = L.Trainer(
         max_steps=steps * module.updates.per_rollout,
         accelerator=accelerator,
@@ -328,6 +334,50 @@ def test_all_updates_of_a_rollout_are_logged_once(
     assert values["preference/lambda"] == pytest.approx(float(shares[-1]["lambda"]))
     change = module.preference.lam.item()
     assert values["preference/slope"] == pytest.approx(change / (4 * module.preference.config.lr))
+
+
+def test_inactive_responses_have_no_part_in_an_update(
+    folder: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """f, Z, φ's moments, both gradients and the dashboard are those of the active responses, with a λ per prompt."""
+    batch = scored_batch(0)
+    batch.scored().active[[1, 4, 6, 11]] = False
+    batch.scored().correct[:] = torch.arange(16) % 3 == 0
+    monkeypatch.setattr("tests.scored.scored_batch", lambda *_, **__: batch)
+    logged: list[dict[str, float]] = []
+    monkeypatch.setattr(LambdaGRPO, "log_dict", lambda self, values, **_: logged.append(values))
+    config = PreferenceConfig(contextual=True, init=1.0, lr=0.5, min_ess=0.1)
+    expected, w = LengthPreference(config), torch.tensor([0.3, -0.2, 0.4, 0.1])
+    module = LambdaGRPO(PolicyConfig(path=str(folder)), config, optimizer=OptimizerConfig(lr=1e-3))
+    for preference in (module.preference, expected):
+        preference.w.data.copy_(w)
+    train(module, steps=1)
+
+    groups, (call,) = Groups.of(batch), calls
+    count = count_tokens(groups.lengths, groups.active)
+    features = context_features(groups.rewards, groups.lengths, groups.prompt_lengths, groups.active)
+    expected.update_moments(features, active=groups.active)
+    for name, moment in expected.moments.named_buffers():
+        torch.testing.assert_close(module.preference.moments.get_buffer(name), moment)
+    f = expected(groups.lengths, count.mean_length, groups.active, features).detach()
+    assert (f.amax(1) - f.amin(1) > 0.1).all()
+    torch.testing.assert_close(call.weights, (f / count.denominator).flatten().float())
+    assert not call.weights.requires_grad
+    advantages = call.rollout.advantages.view(4, 4)
+    assert call.rows.tolist() == groups.rows[groups.active & (advantages != 0)].tolist()
+    statistics = preference_statistics(
+        expected, f, groups.lengths, advantages, groups.correct, count, groups.active, features
+    )
+    surrogates = call.gradient.surrogates.view(4, 4)
+    slopes = torch.autograd.grad(
+        preference_objective(expected, surrogates, groups.lengths, count, groups.active, features),
+        [expected.lam, expected.w],
+    )
+    for name, value in (statistics | {"slope": slopes[0]}).items():
+        assert logged[0][f"preference/{name}"] == pytest.approx(float(value), rel=1e-4, abs=1e-7), name
+    torch.testing.assert_close(module.preference.lam, 1 + 0.5 * slopes[0])
+    torch.testing.assert_close(module.preference.w, w + 0.5 * slopes[1])
+    assert slopes[1].abs().max() > 1e-5
 
 
 def noted(monkeypatch: pytest.MonkeyPatch, name: str, place: ModuleType = module_file) -> list:
