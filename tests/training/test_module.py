@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Literal, NamedTuple
 
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from lambda_grpo_pl.batch import Groups
@@ -167,6 +167,29 @@ def test_the_device_decides_how_many_tokens_a_micro_batch_has(
     monkeypatch.setattr(LambdaGRPO, "device", torch.device(device))
     assert LambdaGRPO(PolicyConfig(path="any")).token_budget == budget
     assert LambdaGRPO(PolicyConfig(path="any", tokens_per_micro_batch=99)).token_budget == 99
+
+
+def test_ranks_agree_on_passes_and_exchange_gradients_as_the_strategy_does(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchanged: list[tuple] = []
+    monkeypatch.setattr(module_file, "sync_gradients", lambda *arguments: exchanged.append(arguments))
+    monkeypatch.setattr(SingleDeviceStrategy, "reduce", lambda self, values, reduce_op="mean": {"max": 5}[reduce_op])
+    module = LambdaGRPO(PolicyConfig(path=str(folder), tokens_per_micro_batch=30))
+    module.trainer = L.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    passes = module._passes()
+    assert (passes.budget, passes.agree(3)) == (30, 5)
+    passes.sync(True)
+    assert exchanged == [(module.trainer.strategy, True)]
+
+
+def test_the_reference_moves_to_the_policys_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not a submodule, so Lightning does not move it."""
+    module, moved = LambdaGRPO(PolicyConfig(path="any")), []
+    monkeypatch.setattr(LambdaGRPO, "device", torch.device("cuda", 1))
+    module._reference = [SimpleNamespace(to=moved.append)]  # type: ignore[list-item]
+    module.on_fit_start()
+    assert moved == [torch.device("cuda", 1)]
 
 
 def test_gradient_checkpointing_changes_nothing(folder: Path) -> None:
@@ -378,6 +401,26 @@ def test_inactive_responses_have_no_part_in_an_update(
     torch.testing.assert_close(module.preference.lam, 1 + 0.5 * slopes[0])
     torch.testing.assert_close(module.preference.w, w + 0.5 * slopes[1])
     assert slopes[1].abs().max() > 1e-5
+
+
+def test_two_ranks_that_hold_the_same_learn_what_one_does(
+    folder: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Z and λ's gradient are sums over ranks, so each rank's share of f / Z is half, and the loss undoes the mean."""
+    sections = {"steps": 1, "preference": PreferenceConfig(lr=10.0, contextual=True)}
+    alone = fit(folder, **sections)
+    monkeypatch.setattr(L.Trainer, "world_size", 2)
+    monkeypatch.setattr(
+        SingleDeviceStrategy, "reduce", lambda self, values, reduce_op="mean": values * (2 if reduce_op == "sum" else 1)
+    )
+    monkeypatch.setattr("tests.scored._Batches.__getitem__", lambda self, index: scored_batch(index))
+    both = fit(folder, **sections)
+    assert_same(alone, both)
+    torch.testing.assert_close(2 * calls[1].weights, calls[0].weights)
+    moments, doubled = alone.preference.moments, both.preference.moments
+    assert (moments.count, doubled.count) == (4, 8)
+    torch.testing.assert_close(doubled.mean, moments.mean)
+    torch.testing.assert_close(doubled.variance, moments.variance)
 
 
 def noted(monkeypatch: pytest.MonkeyPatch, name: str, place: ModuleType = module_file) -> list:

@@ -1,6 +1,8 @@
 """The optimizer's settings, its learning-rate schedule, and gradient clipping."""
 
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,9 +39,20 @@ def test_frozen_parameters_have_no_state() -> None:
 
 
 def test_states_that_need_torchao_name_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torchao.optim", None)
+    monkeypatch.setitem(sys.modules, "torchao.optim", None)
     with pytest.raises(UserError, match=r"model\.optimizer\.states is 8bit.*lambda-grpo-pl\[low-memory\]"):
         make_optimizer([torch.nn.Parameter(torch.zeros(2))], OptimizerConfig(states="8bit"))
+
+
+def test_eight_bit_states_get_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW stands in for torchao's optimizer, which takes the same: importing torchao is slow."""
+    monkeypatch.setitem(sys.modules, "torchao.optim", SimpleNamespace(AdamW8bit=torch.optim.AdamW))
+    frozen, free = torch.nn.Parameter(torch.zeros(2), requires_grad=False), torch.nn.Parameter(torch.zeros(2))
+    settings = {"lr": 0.5, "betas": (0.1, 0.2), "eps": 0.3, "weight_decay": 0.4}
+    (group,) = make_optimizer([frozen, free], OptimizerConfig(states="8bit", **settings)).param_groups
+    assert group["params"] == [free]
+    assert {name: group[name] for name in settings} == settings
+    assert not group["fused"]
 
 
 @pytest.mark.slow

@@ -187,9 +187,8 @@ class LambdaGRPO(L.LightningModule):
         weighting = weigh_groups(self.preference, groups, rollout.advantages, scope, self._sum)
         weights = torch.zeros_like(rollout.advantages)
         weights[groups.rows] = weighting.weights.to(weights.dtype)
-        needed = groups.active
-        if self.objective.skip_zero_advantage and not self._reference:
-            needed = needed & (weighting.advantages != 0)
+        teaches = weighting.advantages != 0  # no inactive row does
+        needed = teaches if self.objective.skip_zero_advantage and not self._reference else groups.active
         rows = groups.rows[needed]
         aligned = None if validation is None else alignments(self.policy, validation, rows, surrogate, passes)
         gradient = accumulate_gradient(self.policy, rollout, rows, weights, surrogate, passes)

@@ -94,7 +94,7 @@ def score_rows(policies: Sequence[Policy | Reference], rollout: Rollout, rows: T
         for policy, logprobs in zip(policies, scores, strict=True):
             _, result = policy(micro_batch)
             if counts:
-                logprobs[micro_batch.row, micro_batch.column] = result.logprobs.float()
+                logprobs[micro_batch.row, micro_batch.column] = result.logprobs
     return scores
 
 
@@ -184,7 +184,7 @@ class _Meter:
     def close(self, entropy: Tensor, counts: bool) -> None:
         """Add the micro-batch just evaluated to the totals, if it counts."""
         for rows, surrogates, statistics in self._open if counts else ():
-            self.surrogates.index_add_(0, rows, surrogates.float())
+            self.surrogates.index_add_(0, rows, surrogates)
             self.totals = merge_totals(self.totals, statistics)
         if counts:
             self.totals = merge_totals(self.totals, {"entropy": entropy.detach().sum()})
