@@ -50,9 +50,11 @@ def write_scores(folder: Path, update: int, accuracy: float, low: float | None =
     (home / "scores.json").write_text(json.dumps({"average": accuracy, "benchmarks": {"gsm8k": entry}}))
 
 
-def step(summary: RunSummary, trainer: Any, lengths: tuple[int, int], weights: tuple[float, float]) -> None:
+def step(
+    summary: RunSummary, trainer: Any, lengths: tuple[int, int], weights: tuple[float, float], heldout: bool = False
+) -> None:
     completions = SimpleNamespace(lengths=torch.tensor(lengths))
-    batch = SimpleNamespace(sampled=lambda: completions, heldout=None)
+    batch = SimpleNamespace(sampled=lambda: completions, heldout=object() if heldout else None)
     outputs = {"rows": torch.tensor([[0, 1]]), "weights": torch.tensor([weights])}
     summary.on_train_batch_end(trainer, None, outputs, batch, 0)  # type: ignore[arg-type]
 
@@ -152,6 +154,26 @@ def test_the_axes_count_rollouts_and_every_panel_has_its_lines(summary: RunSumma
     assert [line.get_ydata()[-1] for line in shares[:3]] == [0.5, 0.3, 0.5]
     assert list(panels["reward"].lines[1].get_ydata()) == pytest.approx([0.5, 0.5, 0.5])
     assert list(curve.lines[1].get_ydata()) == [2.0, 0.5]
+
+
+def test_gains_are_taken_where_held_out_prompts_were_and_judged_at_the_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning keeps what was logged last, so a rollout without held-out prompts still shows the old gains."""
+    summary = RunSummary()
+    for update in range(10):
+        logged = {"lens__own__gain": 1.0, "lens__grpo__gain": 2.0 + 0.01 * update}
+        step(summary, trainer(tmp_path, update, **logged), (1, 3), (1.0, 0.5), heldout=update % 2 == 0)
+    assert summary.gains == {"own": [1.0] * 5, "grpo": pytest.approx([2.0, 2.02, 2.04, 2.06, 2.08])}
+    resumed = RunSummary()
+    resumed.load_state_dict(summary.state_dict())
+    assert resumed.gains == summary.gains
+    summary.on_fit_end(trainer(tmp_path, 10), None)  # type: ignore[arg-type]
+    assert "On held-out prompts grpo would have gained more: 2.04 per unit of weight" in capsys.readouterr().out
+    panel = make_figure(summary.series, [], summary.gains).axes[-1]
+    assert panel.get_title() == "gain on held-out prompts"
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["own", "grpo"]
+    assert list(panel.lines[0].get_xdata()) == pytest.approx([1.0, 2.04])
 
 
 def test_the_picture_is_written_even_for_a_run_without_updates(tmp_path: Path) -> None:

@@ -504,8 +504,8 @@ def test_the_replay_rule_takes_lambda_from_a_runs_metrics(folder: Path, calls: l
         fit(folder, steps=3, preference=preference)
 
 
-def test_the_lens_looks_at_all_updates_of_a_rollout_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums over both mini-batches before any ratio; own weights are f / Z of each update."""
+def test_the_lens_looks_at_all_updates_of_a_rollout(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The average over both updates; own weights are f / Z of each."""
     logged: list[dict[str, float]] = []
     monkeypatch.setattr(LambdaGRPO, "log_dict", lambda self, values, **_: logged.append(values))
     lens = LensConfig(methods=["grpo", "balanced"])
@@ -517,8 +517,8 @@ def test_the_lens_looks_at_all_updates_of_a_rollout_at_once(folder: Path, monkey
         count = count_tokens(groups.lengths, groups.active)
         own = LengthPreference(preference)(groups.lengths, count.mean_length) / count.denominator
         advantages = compute_advantages(groups.rewards, AdvantageConfig())
-        parts.append(lens_sums(lens, own, groups.lengths, advantages, groups.active))
-    expected = {f"lens/{name}": value.item() for name, value in lens_values(lens, parts[0] + parts[1]).items()}
+        parts.append(lens_values(lens, lens_sums(lens, own, groups.lengths, advantages, groups.active)))
+    expected = {f"lens/{name}": (value.item() + parts[1][name].item()) / 2 for name, value in parts[0].items()}
     seen = {name: value for name, value in logged[0].items() if name.startswith("lens/")}
     assert seen == pytest.approx(expected, rel=1e-5)
     assert len(seen) == 3 * 4

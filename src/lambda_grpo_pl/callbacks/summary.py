@@ -82,7 +82,8 @@ class RunSummary(L.Callback):
         if not self.show or not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir)
-        draw_run(self.series, curve_of(*self._last_f, NUM_BINS) if self._last_f else [], folder / "run.png")
+        curve = curve_of(*self._last_f, NUM_BINS) if self._last_f else []
+        draw_run(self.series, curve, folder / "run.png", self.gains)
         table = Table("", "before", "after", title="this run", title_justify="left")
         for row in self.rows():
             table.add_row(*row)

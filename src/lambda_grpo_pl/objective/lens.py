@@ -14,8 +14,8 @@ With the inner products T_i = ⟨∇J_held-out, ∇S_i⟩, which the validation 
 * `gain`: Σ w T / Σ w |A| ℓ, the slope of the held-out objective along the method's step, per unit of total weight, so
   that no method wins by a longer step. `gain_low` and `gain_high` bound it by a 95 % interval over training prompts.
 
-Every quantity is a ratio, so the scale of w does not matter, and the sums of `lens_sums` add up over micro-batches,
-updates and ranks.
+Every quantity is a ratio, so the scale of w does not matter, and the sums of `lens_sums` add up over the parts of an
+update, such as ranks.
 """
 
 from __future__ import annotations
@@ -36,21 +36,10 @@ from lambda_grpo_pl.objective.preference_config import LARGEST_BOUND
 
 OWN = "own"
 """The name of the weights that the run trains with."""
-SUMS = (
-    "short",
-    "long",
-    "weight",
-    "signed_weight",
-    "push",
-    "absolute_push",
-    "gain",
-    "gain_squares",
-    "gain_weight",
-    "gain_weight_squares",
-    "gain_products",
-    "gain_prompts",
-)
+SUMS = ("short", "long", "weight", "signed_weight", "push", "absolute_push")
 """Columns of `lens_sums`."""
+GAIN_SUMS = ("gain", "gain_squares", "gain_weight", "gain_weight_squares", "gain_products", "gain_prompts")
+"""Further columns where there are held-out prompts."""
 INTERVAL = 1.959964
 """Standard errors on either side of a 95 % interval."""
 
@@ -132,7 +121,8 @@ def lens_sums(
     """What this rank's part of an update adds to each method's sums.
 
     Shapes: own (f / Z of the run), lengths, advantages, active and alignments (T_i; None without held-out prompts)
-    [B, G] → [1 + number of methods, len(SUMS)] float64, own weights first. Terciles are those of this part.
+    [B, G] → [1 + number of methods, number of sums] float64, own weights first: `SUMS`, and `GAIN_SUMS` if there are
+    alignments. Terciles are those of this part.
     """
     mask = active_mask(lengths, active)
     others = [lens_weights(find_method(name), lengths, advantages, mask) for name in config.methods]
@@ -144,25 +134,25 @@ def lens_sums(
     order = tokens[mask].argsort(stable=True)
     short, _, long = torch.tensor_split(total[:, mask][:, order], 3, dim=1)
     sums = [short.sum(1), long.sum(1), *(values.sum((1, 2)) for values in (total, signed, push, push.abs()))]
-    gains = torch.zeros_like(total[..., 0]) if alignments is None else (weights * widen(alignments)).sum(2)
-    size = total.sum(2) * (alignments is not None)
-    sums += [gains.sum(1), gains.square().sum(1), size.sum(1), size.square().sum(1), (gains * size).sum(1)]
-    num_prompts = widen(mask.any(-1).sum()) * (alignments is not None)
-    return torch.stack([*sums, num_prompts.expand(len(weights))], dim=1)
+    if alignments is not None:
+        gains, size = (weights * widen(alignments)).sum(2), total.sum(2)
+        sums += [gains.sum(1), gains.square().sum(1), size.sum(1), size.square().sum(1), (gains * size).sum(1)]
+        sums.append(widen(mask.any(-1).sum()).expand(len(weights)))
+    return torch.stack(sums, dim=1)
 
 
 def lens_values(config: LensConfig, sums: Tensor) -> dict[str, Tensor]:
     """Read the quantities from sums over the whole update: `<method>/<quantity>` → []; none is ever NaN."""
     values: dict[str, Tensor] = {}
     for name, row in zip((OWN, *config.methods), sums, strict=True):
-        column = dict(zip(SUMS, row.unbind(), strict=True))
+        column = dict(zip(SUMS + GAIN_SUMS, row.unbind(), strict=False))
         found = {
             "weight_short": _ratio(column["short"], column["weight"]),
             "weight_long": _ratio(column["long"], column["weight"]),
             "prefix_bias": _ratio(column["push"], column["absolute_push"]),
             "sign_balance": _ratio(column["signed_weight"], column["weight"]),
         }
-        if column["gain_prompts"] > 0:
+        if "gain" in column:
             found |= _gain(column)
         values |= {f"{name}/{quantity}": value for quantity, value in found.items()}
     return values

@@ -24,7 +24,7 @@ from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, Upd
 from lambda_grpo_pl.training.optimization import clip_gradient, make_optimizer, make_scheduler
 from lambda_grpo_pl.training.replay import LambdaPath
 from lambda_grpo_pl.training.sharding import check_strategy, shard_policy, sync_gradients
-from lambda_grpo_pl.training.token_metrics import UpdateStatistics, summarize_lens, summarize_updates
+from lambda_grpo_pl.training.token_metrics import UpdateStatistics, summarize_updates
 from lambda_grpo_pl.training.update import Passes, Rollout, accumulate_gradient, prepare_rollout
 from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
 from lambda_grpo_pl.training.weighting import weigh_groups
@@ -159,7 +159,6 @@ class LambdaGRPO(L.LightningModule):
             output = {"rows": groups.rows, "weights": weights}
             statistics.append(update)
         summary = summarize_updates(statistics, self.device, self._reduce)
-        summary |= summarize_lens(statistics, self.lens, self._sum)
         values = torch.stack([value.to(self.device, torch.float32) for value in summary.values()]).tolist()
         self.log_dict(dict(zip(summary, values, strict=True)))
         return output
@@ -192,12 +191,12 @@ class LambdaGRPO(L.LightningModule):
         rows = groups.rows[needed]
         aligned = None if validation is None else alignments(self.policy, validation, rows, surrogate, passes)
         gradient = accumulate_gradient(self.policy, rollout, rows, weights, surrogate, passes)
-        weighted, seen = weighting.statistics(self.preference), weighting.look(self.lens, aligned)
-        step = self._step_policy()
+        weighted = weighting.statistics(self.preference)
+        step = weighting.look(self.lens, aligned) | self._step_policy()
         gains = {"surrogate": gradient.surrogates, "validation": aligned}.get(self.preference.config.learn)
         if gains is not None:
             step |= self._step_preference(weighting.objective(self.preference, gains))
-        return weighting.f, UpdateStatistics(gradient.totals, weighted, step, seen)
+        return weighting.f, UpdateStatistics(gradient.totals, weighted, step)
 
     def _step_policy(self) -> dict[str, Tensor]:
         """Clip the accumulated gradient and step the policy; `global_step` counts exactly these steps."""

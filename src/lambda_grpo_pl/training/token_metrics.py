@@ -1,4 +1,4 @@
-"""From what each update of a rollout leaves on each rank to the scalars of a dashboard, in a few small collectives."""
+"""From what each update of a rollout leaves on each rank to the scalars of a dashboard, in three small collectives."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from lambda_grpo_pl.objective import LensConfig, lens_values
 
 Reduce = Callable[[Tensor, str], Tensor]
 """(vector, "sum" | "mean" | "max") → the vector reduced over ranks."""
@@ -45,9 +43,7 @@ class UpdateStatistics(NamedTuple):
     preference: dict[str, Tensor]
     """Scalars about f on this rank that may be averaged over ranks, without their prefix."""
     step: dict[str, Tensor]
-    """Scalars about the optimizers' steps, the same on every rank."""
-    lens: Tensor | None = None
-    """What other preferences would have done, as sums on this rank (`lens_sums`); None if the lens is off."""
+    """Scalars that are the same on every rank, with their full names."""
 
 
 def summarize_updates(updates: Sequence[UpdateStatistics], device: torch.device, reduce: Reduce) -> dict[str, Tensor]:
@@ -64,18 +60,9 @@ def summarize_updates(updates: Sequence[UpdateStatistics], device: torch.device,
     return summary
 
 
-def summarize_lens(
-    updates: Sequence[UpdateStatistics], lens: LensConfig, total: Callable[[Tensor], Tensor]
-) -> dict[str, Tensor]:
-    """What other preferences would have done with the responses of all updates on all ranks, as `lens/…` scalars."""
-    sums = [update.lens for update in updates if update.lens is not None]
-    if not sums:
-        return {}
-    return {f"lens/{name}": value for name, value in lens_values(lens, total(torch.stack(sums).sum(0))).items()}
-
-
 def _average(updates: Sequence[UpdateStatistics], field: str, name: str) -> Tensor:
-    values = [getattr(update, field)[name].float() for update in updates]
+    found = (getattr(update, field).get(name) for update in updates)
+    values = [value.float() for value in found if value is not None]
     full_name = f"preference/{name}" if field == "preference" else name
     return values[-1] if full_name in LATEST else torch.stack(values).mean()
 

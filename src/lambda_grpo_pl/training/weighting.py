@@ -15,6 +15,7 @@ from lambda_grpo_pl.objective import (
     context_features,
     count_tokens,
     lens_sums,
+    lens_values,
     preference_objective,
     preference_statistics,
 )
@@ -53,16 +54,17 @@ class Weighting(NamedTuple):
             self.features,
         )
 
-    def look(self, lens: LensConfig, gains: Tensor | None) -> Tensor | None:
-        """Sum what other preferences would do with these groups (`lens_sums`); None if the lens is off.
+    def look(self, lens: LensConfig, gains: Tensor | None) -> dict[str, Tensor]:
+        """Scalars about what other preferences would do with this update on all ranks; none if the lens is off.
 
         `gains` [N] are the alignments of the whole rollout's rows, if held-out prompts were scored.
         """
         if not lens.is_on:
-            return None
+            return {}
         groups = self.groups
         aligned = None if gains is None else gains[groups.rows]
-        return lens_sums(lens, self.weights, groups.lengths, self.advantages, groups.active, aligned)
+        sums = lens_sums(lens, self.weights, groups.lengths, self.advantages, groups.active, aligned)
+        return {f"lens/{name}": value for name, value in lens_values(lens, self.tokens.total(sums)).items()}
 
     def objective(self, preference: LengthPreference, gains: Tensor) -> Tensor:
         """Σ f(λ) gains / Z with λ's gradient; gains [N] belong to the rows of the whole rollout."""
