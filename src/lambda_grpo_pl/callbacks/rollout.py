@@ -16,7 +16,14 @@ from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rollout.engine import RolloutEngine
 from lambda_grpo_pl.rollout.policy_sampler import PolicySampler
 from lambda_grpo_pl.rollout.run_context import RunContext
-from lambda_grpo_pl.sampling import DEFAULT_CONTEXT, Sampler, SamplerName, SamplingSettings, VllmSettings
+from lambda_grpo_pl.sampling import (
+    DEFAULT_CONTEXT,
+    Sampler,
+    SamplerName,
+    SamplingSettings,
+    ServerSettings,
+    VllmSettings,
+)
 
 TRUNCATION_WARNING = 0.5
 """Share of truncated responses above which training mostly learns to be truncated."""
@@ -39,15 +46,18 @@ class RolloutCallback(EngineOwner):
         sampler: SamplerName = "auto",
         sampling: SamplingSettings = SamplingSettings(num_samples=8),
         engine: VllmSettings = VllmSettings(),
+        server: ServerSettings = ServerSettings(),
         seed: int = 0,
         sync_tolerance: float | None = None,
     ) -> None:
         """Keep the settings; the sampler starts when training or evaluation first samples.
 
         Args:
-            sampler: `vllm`, `transformers` (needs no other package), or `auto`: vLLM if it is installed.
+            sampler: `vllm`, `transformers` (needs no other package), `server` (vLLM servers, see `server`), or `auto`:
+                vLLM if it is installed.
             sampling: How training samples. `num_samples` is the group size G, `max_tokens` the response limit.
             engine: Memory and kernels of vLLM.
+            server: Addresses of vLLM servers, and the folder through which they get weights.
             seed: Seed of all sampling. Linked to seed_everything.
             sync_tolerance: Largest gap (nats) that the self-test accepts between the log-probabilities of sampler and
                 policy: of any token if both compute in float32 (null: 1e-3), else of the mean over the probe (null:
@@ -56,6 +66,7 @@ class RolloutCallback(EngineOwner):
         self.sampler_name = sampler
         self.sampling = sampling
         self.vllm = engine
+        self.server = server
         self.seed = seed
         self.sync_tolerance = sync_tolerance
         self.sampler: Sampler | None = None
@@ -81,7 +92,7 @@ class RolloutCallback(EngineOwner):
             trainer_dtype=torch.float32 if float32 else torch.bfloat16,
         )
         suites = find_callback(trainer, RewardCallback).suites
-        sampler = PolicySampler(run, self.sampler_name, self.vllm, self.sampler)
+        sampler = PolicySampler(run, self.sampler_name, self.vllm, self.sampler, self.server)
         self.rollout_engine = RolloutEngine(run, self.sampling, suites, sampler)
 
     @override

@@ -15,6 +15,8 @@ from lambda_grpo_pl.sampling import (
     SamplerBuilder,
     SamplerName,
     SamplerProcess,
+    ServerSampler,
+    ServerSettings,
     VllmSettings,
     check_sync,
     context_switch,
@@ -22,6 +24,7 @@ from lambda_grpo_pl.sampling import (
     plan_adapters,
     plan_probe,
     runs_remote_code,
+    uses_engine_settings,
     uses_vllm,
 )
 
@@ -52,7 +55,8 @@ class PolicySampler:
     Attributes:
         name: Which sampler starts.
         placement: Set before the first sync to start it in a separate process; None for this process.
-        vllm: How vLLM's engine is built, if it samples.
+        vllm: How vLLM's engine is built, if it samples, here or on servers.
+        server: Which servers sample, if `name` is `server`.
     """
 
     def __init__(
@@ -61,11 +65,12 @@ class PolicySampler:
         name: SamplerName = "auto",
         vllm: VllmSettings = VllmSettings(),
         sampler: Sampler | None = None,
+        server: ServerSettings = ServerSettings(),
     ) -> None:
         """Keep the settings; a `sampler` given here is used instead of starting one."""
         self.name = name
         self.placement: SamplerPlacement | None = None
-        self._run, self.vllm, self._sampler = run, vllm, sampler
+        self._run, self.vllm, self.server, self._sampler = run, vllm, server, sampler
         self._version: int | None = None
 
     @property
@@ -86,6 +91,8 @@ class PolicySampler:
 
     def describe(self, policy: SampledPolicy) -> EngineInfo:
         """Return what samples on this machine; it need not have started."""
+        if self.name == "server":
+            return EngineInfo("vllm server", "", _name_dtype(self.vllm.torch_dtype))
         if uses_vllm(self.name):
             return EngineInfo("vllm", installed_vllm() or "", _name_dtype(self.vllm.torch_dtype))
         dtype = next(policy.model.parameters()).dtype
@@ -99,6 +106,7 @@ class PolicySampler:
             eos_token_ids=eos_token_ids(self._run.tokenizer, policy.causal_lm),
             pad_token_id=self._run.tokenizer.pad_token_id,
             engine=self.vllm,
+            server=self.server,
             adapters=plan_adapters(policy.model) if self.vllm.lora_adapters else None,
             context_length=self._run.context_length,
             trust_remote_code=runs_remote_code(policy.causal_lm),
@@ -136,13 +144,14 @@ class PolicySampler:
         config, trainer_dtype = policy.causal_lm.config, self._run.trainer_dtype
         probe = plan_probe(
             vocab_size=len(self._run.tokenizer),
-            engine_dtype=self.vllm.torch_dtype if uses_vllm(self.name) else trainer_dtype,
+            engine_dtype=self.vllm.torch_dtype if uses_engine_settings(self.name) else trainer_dtype,
             trainer_dtype=trainer_dtype,
             max_length=self._longest_probe(config),
             window=context_switch(config) if self._version is None else None,  # a window's effect never changes
             tolerance=self._run.sync_tolerance,
         )
-        return check_sync(self.started, policy.sequence_logprobs, *probe)
+        engines = self.started.engines if isinstance(self.started, ServerSampler) else [self.started]
+        return max(check_sync(engine, policy.sequence_logprobs, *probe) for engine in engines)
 
     def _longest_probe(self, config: Any) -> int:
         positions = getattr(config, "max_position_embeddings", None) or DEFAULT_CONTEXT

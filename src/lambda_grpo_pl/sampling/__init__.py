@@ -2,7 +2,13 @@
 
 from lambda_grpo_pl.sampling.adapters import AdapterPlan, plan_adapters
 from lambda_grpo_pl.sampling.context import check_context
-from lambda_grpo_pl.sampling.factory import SamplerBuilder, SamplerName, runs_remote_code, uses_vllm
+from lambda_grpo_pl.sampling.factory import (
+    SamplerBuilder,
+    SamplerName,
+    runs_remote_code,
+    uses_engine_settings,
+    uses_vllm,
+)
 from lambda_grpo_pl.sampling.process.client import SamplerProcess
 from lambda_grpo_pl.sampling.protocol import OnGroup, ReceivingSampler, Sampler, SyncReport
 from lambda_grpo_pl.sampling.selftest import (
@@ -13,6 +19,8 @@ from lambda_grpo_pl.sampling.selftest import (
     plan_probe,
     probe_sequences,
 )
+from lambda_grpo_pl.sampling.server.sampler import ServerSampler
+from lambda_grpo_pl.sampling.server.settings import ServerSettings
 from lambda_grpo_pl.sampling.transformers_sampler import TransformersSampler
 from lambda_grpo_pl.sampling.vllm.compat import installed_vllm, require_vllm
 from lambda_grpo_pl.sampling.vllm.sampler import VllmSampler
@@ -30,6 +38,8 @@ __all__ = [
     "SamplerName",
     "SamplerProcess",
     "SamplingSettings",
+    "ServerSampler",
+    "ServerSettings",
     "SyncError",
     "SyncProbe",
     "SyncReport",
@@ -46,5 +56,6 @@ __all__ = [
     "probe_sequences",
     "require_vllm",
     "runs_remote_code",
+    "uses_engine_settings",
     "uses_vllm",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
@@ -10,21 +10,28 @@ from transformers import PretrainedConfig
 
 from lambda_grpo_pl.sampling.adapters import AdapterPlan
 from lambda_grpo_pl.sampling.protocol import ReceivingSampler
+from lambda_grpo_pl.sampling.server.sampler import ServerSampler
+from lambda_grpo_pl.sampling.server.settings import ServerSettings
 from lambda_grpo_pl.sampling.transformers_sampler import TransformersSampler
 from lambda_grpo_pl.sampling.vllm.compat import installed_vllm, require_vllm
 from lambda_grpo_pl.sampling.vllm.sampler import VllmSampler
 from lambda_grpo_pl.sampling.vllm.settings import VllmSettings
 
-SamplerName = Literal["auto", "vllm", "transformers"]
+SamplerName = Literal["auto", "vllm", "transformers", "server"]
 
 
 def uses_vllm(name: SamplerName) -> bool:
     """Return whether `rollout.sampler` means vLLM on this machine. Raises `UserError` if that vLLM cannot be used."""
     version = installed_vllm()
-    if name == "transformers" or (name == "auto" and version is None):
+    if name in ("transformers", "server") or (name == "auto" and version is None):
         return False
     require_vllm(version)
     return True
+
+
+def uses_engine_settings(name: SamplerName) -> bool:
+    """Return whether the section `rollout.engine` describes what samples: an engine here, or the servers'."""
+    return name == "server" or uses_vllm(name)
 
 
 def runs_remote_code(model: nn.Module) -> bool:
@@ -49,6 +56,8 @@ class SamplerBuilder:
     """Fills the end of rows."""
     engine: VllmSettings
     """Read by vLLM only."""
+    server: ServerSettings = field(default_factory=ServerSettings)
+    """Read by the server sampler only."""
     adapters: AdapterPlan | None = None
     """Send a LoRA policy's adapters separately; read by vLLM only."""
     context_length: int | None = None
@@ -66,6 +75,8 @@ class SamplerBuilder:
 
         Raises `UserError` if vLLM is required and cannot run.
         """
+        if self.name == "server":
+            return ServerSampler(self.config, self.eos_token_ids, self.pad_token_id, self.server)
         if uses_vllm(self.name):
             return VllmSampler(
                 self.config,

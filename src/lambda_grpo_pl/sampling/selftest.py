@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import fmean, median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from lambda_grpo_pl.sampling.protocol import Sampler
+from lambda_grpo_pl.sampling.protocol import SyncReport
 
 PolicyLogprobs = Callable[[Sequence[Sequence[int]]], list[list[float]]]
 """Token ids of each sequence → log p(token t | tokens before t) at temperature 1, for t = 1, 2, …"""
@@ -27,6 +27,19 @@ ROUNDING_FACTOR = 2.5
 UNMEASURED_TOLERANCE = 0.25
 """Largest mean gap in nats where the policy rounds in any case (FSDP2), so that its rounding cannot be measured."""
 PROBE_LENGTH = 128
+
+
+class ProbedSampler(Protocol):
+    """What the self-test needs of a sampler, or of one of the engines behind it."""
+
+    @property
+    def last_sync(self) -> SyncReport | None:
+        """The report of the latest sync."""
+        ...
+
+    def probe(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Score sequences, as `Sampler.probe` describes."""
+        ...
 
 
 class SyncError(RuntimeError):
@@ -95,7 +108,7 @@ def probe_sequences(vocab_size: int, length: int = 16) -> list[list[int]]:
 
 
 def check_sync(
-    sampler: Sampler,
+    sampler: ProbedSampler,
     policy_logprobs: PolicyLogprobs,
     sequences: Sequence[Sequence[int]],
     tolerance: float | None,
@@ -177,7 +190,7 @@ def _limit(noise: list[list[float]], average: Callable[[Sequence[float]], float]
     return ROUNDING_FACTOR * measured if measured > FLOAT32_TOLERANCE else UNMEASURED_TOLERANCE
 
 
-def _diagnosis(sampler: Sampler, gaps: list[list[float]], gap: str) -> str:
+def _diagnosis(sampler: ProbedSampler, gaps: list[list[float]], gap: str) -> str:
     report = sampler.last_sync
     head = f"After the weight sync the sampler's log-probabilities differ from the policy's by {gap}."
     if report is None:

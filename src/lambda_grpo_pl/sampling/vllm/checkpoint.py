@@ -34,6 +34,11 @@ class CheckpointFormat:
         self.architecture = type(self._model).__name__
         self._converts = bool(get_model_conversion_mapping(self._model, add_legacy=False))
 
+    @property
+    def policy_names(self) -> set[str]:
+        """The policy's names of all its tensors; a tied head counts under its own name."""
+        return set(self._model.state_dict())
+
     def convert(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Yield (checkpoint's name, tensor) for (policy's name, tensor); one fused tensor may become many."""
         for name, weight in weights:

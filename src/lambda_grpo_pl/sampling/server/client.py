@@ -1,0 +1,192 @@
+"""One vLLM server, as far as a sampler needs it: token ids in and out, scores, and new weights from a folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import httpx
+
+from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.sampling.protocol import SyncReport
+from lambda_grpo_pl.sampling.server.settings import ServerSettings
+from lambda_grpo_pl.sampling_settings import SamplingSettings
+
+log = logging.getLogger(__name__)
+
+
+class ServerError(RuntimeError):
+    """A server does not answer, or answers something that cannot be right, after all retries."""
+
+
+class ServedResponse(NamedTuple):
+    """One sampled response."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    truncated: bool
+
+
+class Server:
+    """A client of one server. Requests may come from several threads.
+
+    Attributes:
+        url: Its address.
+        is_in_use: Whether it takes part: from its first weights on, but not between a failure and new weights.
+        was_left_out: Whether it failed since it last had weights.
+        last_sync: The report of the last time it took weights.
+    """
+
+    def __init__(self, url: str, settings: ServerSettings) -> None:
+        """Nothing is requested yet."""
+        self.url = url.rstrip("/")
+        self.is_in_use = self.was_left_out = False
+        self.last_sync: SyncReport | None = None
+        self._settings, self._model = settings, ""
+        key = settings.api_key
+        self._http = httpx.Client(
+            base_url=self.url,
+            timeout=httpx.Timeout(settings.timeout_s, connect=10.0),
+            headers={} if key is None else {"Authorization": f"Bearer {key}"},
+            limits=httpx.Limits(max_connections=None),
+            trust_env=False,  # a proxy from the environment would carry prompts and weights elsewhere
+        )
+
+    def is_healthy(self) -> bool:
+        """Whether the server answers at all."""
+        try:
+            return self._http.get("/health", timeout=5.0).is_success
+        except httpx.HTTPError:
+            return False
+
+    def load(self, folder: str, report: SyncReport) -> None:
+        """Have it read the weights in `folder`, drop its cache, and take part. Raises `ServerError`, `UserError`."""
+        self._model = ""  # a server that was restarted may serve under another name
+        self._served_model()  # needs the key, which the endpoints for weights do not
+        self._request("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}})
+        self._request("POST", "/reset_prefix_cache")
+        if self.was_left_out:
+            log.warning("%s is back and has the present weights.", self.url)
+        self.adopt(report, is_in_use=True)
+
+    def adopt(self, report: SyncReport, is_in_use: bool) -> None:
+        """Note what another rank found when the server took weights."""
+        self.last_sync, self.is_in_use, self.was_left_out = report, is_in_use, not is_in_use
+
+    def sample(
+        self, prompt: Sequence[int], settings: SamplingSettings, stop_token_ids: Sequence[int], seed: int
+    ) -> list[ServedResponse]:
+        """Sample a group of `settings.num_samples` responses. Raises `ServerError`, `UserError`."""
+        reply = self._request(
+            "POST",
+            "/v1/completions",
+            {
+                "model": self._served_model(),
+                "prompt": list(prompt),
+                "n": settings.num_samples,
+                "temperature": settings.temperature,
+                "top_p": settings.top_p,
+                "top_k": settings.top_k,
+                "max_tokens": settings.max_tokens,
+                "stop_token_ids": [*stop_token_ids, *settings.stop_token_ids],
+                "ignore_eos": True,  # stop_token_ids names all ends
+                "logprobs": 0,
+                "return_token_ids": True,
+                "seed": seed,
+            },
+        )
+        choices = sorted(reply["choices"], key=lambda choice: choice["index"])
+        responses = [
+            ServedResponse(
+                choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["finish_reason"] == "length"
+            )
+            for choice in choices
+        ]
+        self._check(responses, settings)
+        return responses
+
+    def probe(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Score sequences, as `Sampler.probe` describes."""
+        scores = []
+        for sequence in token_ids:
+            reply = self._request(
+                "POST",
+                "/v1/completions",
+                {
+                    "model": self._served_model(),
+                    "prompt": list(sequence),
+                    "max_tokens": 1,
+                    "temperature": 0.0,
+                    "prompt_logprobs": 0,
+                },
+            )
+            places = reply["choices"][0]["prompt_logprobs"][1:]
+            scores.append([place[str(token)]["logprob"] for token, place in zip(sequence[1:], places, strict=True)])
+        return scores
+
+    def leave_out(self, error: Exception) -> None:
+        """Let the server rest until the next weight sync, loudly."""
+        if not self.was_left_out:
+            self.is_in_use, self.was_left_out = False, True
+            log.warning("%s is left out until it answers and has new weights: %s", self.url, error)
+
+    def close(self) -> None:
+        """Close the connections; the server goes on running."""
+        self._http.close()
+
+    def _served_model(self) -> str:
+        """Return the name that requests must give."""
+        self._model = self._model or self._request("GET", "/v1/models")["data"][0]["id"]
+        return self._model
+
+    def _check(self, responses: list[ServedResponse], settings: SamplingSettings) -> None:
+        """Raise `ServerError` if a server's responses cannot be what was requested."""
+        if len(responses) != settings.num_samples:
+            raise ServerError(f"{self.url} returned {len(responses)} responses instead of {settings.num_samples}.")
+        for response in responses:
+            num_tokens = len(response.token_ids)
+            if not 1 <= num_tokens <= settings.max_tokens or len(response.logprobs) != num_tokens:
+                raise ServerError(
+                    f"{self.url} returned {num_tokens} tokens and {len(response.logprobs)} log-probabilities, where up "
+                    f"to {settings.max_tokens} of each were requested."
+                )
+            if not all(math.isfinite(value) and value <= 1e-3 for value in response.logprobs):
+                raise ServerError(f"{self.url} returned log-probabilities that are not finite or positive.")
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Return the reply's JSON, after repeating what may have failed by chance."""
+        for attempt in range(self._settings.max_retries + 1):
+            if attempt:
+                time.sleep(min(2 ** (attempt - 1), 30))
+            try:
+                reply = self._http.request(method, path, json=body)
+                if reply.status_code < 500:
+                    break
+                failure = f"status {reply.status_code}: {reply.text[:200]}"
+            except httpx.HTTPError as error:
+                failure = f"{type(error).__name__} {error}".strip()
+        else:
+            raise ServerError(f"{self.url}{path} failed {self._settings.max_retries + 1} times, last with {failure}.")
+        if not reply.is_success:
+            raise UserError(_explain(self.url, path, reply))
+        try:
+            return reply.json() if reply.content else None
+        except ValueError as error:
+            raise ServerError(f"{self.url}{path} did not answer with JSON.") from error
+
+
+def _explain(url: str, path: str, reply: httpx.Response) -> str:
+    if reply.status_code == 401:
+        return f"{url} refuses the API key: set rollout.server.api_key_env to the variable that holds its --api-key."
+    if reply.status_code == 404:
+        return (
+            f"{url} has no {path}: start the server with VLLM_SERVER_DEV_MODE=1, as `lambda-grpo serve` does, so that "
+            "it takes new weights."
+        )
+    return (
+        f"{url}{path} refused the request with status {reply.status_code}: {reply.text[:300]} Compare the server's "
+        "model and --max-model-len with `lambda-grpo serve` for this configuration."
+    )
