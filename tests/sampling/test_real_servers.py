@@ -1,0 +1,105 @@
+"""Two real vLLM servers on this machine: weights arrive, samples are the policy's, a killed server is replaced."""
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
+from lambda_grpo_pl.sampling import (
+    SamplingSettings,
+    ServerSampler,
+    ServerSettings,
+    TransformersSampler,
+    VllmSettings,
+    check_sync,
+    plan_probe,
+)
+from lambda_grpo_pl.sampling.server.launch import ServerLaunch
+
+from .parts import EOS, PAD, random_prompts, tiny_policy
+
+pytest.importorskip("vllm", reason="vLLM is an extra")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+ENGINE = VllmSettings(dtype="float32", max_model_len=64, max_num_seqs=16, kv_cache_gib=0.1)
+START_TIMEOUT_S = 600
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    launch = ServerLaunch(model=str(folder), context_length=64, engine=ENGINE, port=port)
+    return subprocess.Popen(launch.command, env=os.environ | launch.environment, start_new_session=True)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, 9)
+    process.wait()
+
+
+def wait_for(sampler: ServerSampler) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not all(server.is_healthy() for server in sampler.servers):
+        assert time.monotonic() < deadline, "a server did not start"
+        time.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny policy with other weights than those that are sent, and a tokenizer, which a server requires."""
+    path = tmp_path_factory.mktemp("model")
+    tiny_policy(tied=True, seed=1).save_pretrained(path)
+    character_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def servers(folder: Path) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
+    started = {port: start(folder, port) for port in (free_port(), free_port())}
+    yield started
+    for process in started.values():
+        kill(process)
+
+
+def test_a_killed_server_is_replaced_and_takes_part_again(
+    folder: Path, servers: dict[int, subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    policy = tiny_policy(tied=True)
+    urls = [f"http://127.0.0.1:{port}" for port in servers]
+    settings = ServerSettings(urls=urls, weights_dir=str(tmp_path), max_retries=1)
+    sampler = ServerSampler(policy.config, [EOS], PAD, settings)
+    scorer = TransformersSampler([EOS], PAD)
+    scorer.sync(policy)
+    probe = plan_probe(48, torch.float32, torch.float32, max_length=63)
+    prompts, sampling = random_prompts([3, 5, 4, 6, 2, 4]), SamplingSettings(max_tokens=8, num_samples=4)
+    wait_for(sampler)
+    sampler.sync(policy)
+    for engine in sampler.engines:
+        assert check_sync(engine, scorer.probe, *probe) < 1e-3
+    expected = sampler.generate(prompts, sampling, seed=3)
+    rows = [[*prompts.tokens(row // 4), *expected.tokens(row)] for row in range(24)]
+    for row, scores in enumerate(scorer.probe(rows)):
+        own = expected.logprobs[row, : int(expected.lengths[row])].tolist()
+        assert own == pytest.approx(scores[-len(own) :], abs=1e-3)
+    assert torch.equal(sampler.generate(prompts, sampling, seed=3).ids, expected.ids)
+
+    first, port = next(iter(servers.values())), next(iter(servers))
+    kill(first)
+    assert torch.equal(sampler.generate(prompts, sampling, seed=3).ids, expected.ids)
+    assert len(sampler.engines) == 1
+    servers[port] = start(folder, port)
+    wait_for(sampler)
+    sampler.sync(policy)
+    assert len(sampler.engines) == 2
+    for engine in sampler.engines:
+        assert check_sync(engine, scorer.probe, *probe) < 1e-3
+    sampler.close()
