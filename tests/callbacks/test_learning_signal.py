@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from lambda_grpo_pl.callbacks.learning_signal import PATIENCE, SignalWatch, measure_signal
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rewards import SuiteScores
+from lambda_grpo_pl.training import module
 from tests.integration.runs import run
 from tests.scored import scored_batch
 
@@ -53,14 +55,41 @@ def test_rewards_that_are_constant_within_each_rollout_but_differ_between_them_a
 
 
 def test_failed_verdicts_are_warned_about_at_once_and_once() -> None:
-    (message,) = messages(FAILED, FAILED, FAILED, FAILED)
+    (message,) = messages(*[FAILED, SIGNAL] * PATIENCE)
     assert "All verdicts of a rollout failed" in message
     assert "reward.pool.timeout_s" in message
 
 
+def test_a_run_whose_verdicts_keep_failing_ends() -> None:
+    """Else it would train on zeros to its end and exit with status 0."""
+    messages(*[FAILED] * (PATIENCE - 1))
+    with pytest.raises(UserError, match=rf"All verdicts of the last {PATIENCE} rollouts failed.*fix the function"):
+        messages(*[FAILED] * PATIENCE)
+
+
 def test_each_kind_is_warned_about() -> None:
-    kinds = messages(*[FAILED] * PATIENCE, *[CONSTANT] * PATIENCE, *[FLAT] * PATIENCE)
+    kinds = messages(FAILED, *[CONSTANT] * PATIENCE, *[FLAT] * PATIENCE)
     assert len(kinds) == 3
+
+
+@pytest.mark.parametrize(
+    ("signal", "norms", "num_warnings"),
+    [
+        (SIGNAL, [0.0] * 2 * PATIENCE, 1),
+        (SIGNAL, [0.0] * (PATIENCE - 1) + [1.0] + [0.0] * (PATIENCE - 1), 0),
+        (FLAT, [0.0] * (PATIENCE - 1), 0),
+    ],
+    ids=["for long", "now and then", "of flat groups, which have their own warning"],
+)
+def test_a_gradient_of_zero_is_warned_about_once(signal: list[float], norms: list[float], num_warnings: int) -> None:
+    watch = SignalWatch()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for norm in norms:
+            watch.observe(torch.tensor(signal))
+            watch.observe_gradient(norm)
+    assert len(caught) == num_warnings
+    assert all("gradient was 0" in str(each.message) for each in caught)
 
 
 @pytest.mark.parametrize(("num_failed", "flag"), [(15, 0.0), (16, 1.0)])
@@ -89,3 +118,34 @@ def test_a_run_without_signal_is_told_by_the_reward_callback(policy: Path, tmp_p
             f"--reward.functions=[{{name: {__name__}.never}}]",
         )
     assert sum("nothing is learned" in str(each.message) for each in caught) == 1
+
+
+def test_an_isolated_reward_that_always_fails_ends_the_run(policy: Path, tmp_path: Path) -> None:
+    options = ["--trainer.callbacks=null", f"--trainer.max_steps={2 * PATIENCE}", "--trainer.val_check_interval=1000"]
+    reward = "--reward.functions=[{name: tests.failing_reward.always_raises, isolated: true}]"
+    with (
+        pytest.warns(UserWarning, match="All verdicts of a rollout"),
+        pytest.raises(UserError, match="last 3 rollouts"),
+    ):
+        run("fit", policy, tmp_path, *options, reward)
+
+
+def test_an_evaluation_whose_verdicts_all_failed_says_so(policy: Path, tmp_path: Path) -> None:
+    options = ["--data.val=[{split: test, limit: 2}]", "--trainer.callbacks=null"]
+    reward = "--reward.functions=[{name: tests.failing_reward.always_raises, isolated: true}]"
+    with pytest.warns(UserWarning, match="All verdicts on arithmetic failed, so its scores say nothing"):
+        run("validate", policy, tmp_path, *options, reward)
+
+
+def test_a_run_without_gradient_is_told(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "clip_gradient", lambda parameters, norm: torch.tensor(0.0))
+    with pytest.warns(UserWarning, match="gradient was 0"):
+        run(
+            "fit",
+            policy,
+            tmp_path,
+            "--trainer.callbacks=null",
+            f"--trainer.max_steps={PATIENCE}",
+            "--trainer.val_check_interval=1000",
+            "--reward.functions=[{name: tests.integration.runs.digit_share}]",
+        )

@@ -110,11 +110,12 @@ def test_every_prompt_longer_than_the_limit(fails: Fails, rows: Callable[..., st
     assert re.search("all 1 rows were skipped.*raise data.rules.max_prompt", fails("--data.train.path", path, *limit))
 
 
-def test_a_tokenizer_without_a_pad_token(fails: Fails, policy: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_without_an_end_token(fails: Fails, policy: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(policy)
-    tokenizer.pad_token = None
-    folder = _checkpoint(policy, tmp_path, tokenizer)
-    assert re.search("no pad token: set tokenizer.pad_token", fails("--model.policy.path", folder))
+    tokenizer.eos_token = None
+    assert re.search(
+        "no end-of-sequence.*set eos_token", fails("--model.policy.path", _checkpoint(policy, tmp_path, tokenizer))
+    )
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model(fails: Fails, policy: Path, tmp_path: Path) -> None:

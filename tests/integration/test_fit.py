@@ -1,9 +1,11 @@
 """`lambda-grpo fit`: rewards rise, every method runs, and a resumed run is the uninterrupted one, bit for bit."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from lambda_grpo_pl.callbacks import RunSummary
 from lambda_grpo_pl.callbacks.context import find_callback
@@ -111,3 +113,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(policy: Path, tmp_path: Path, op
         assert torch.equal(result[name], value), name
     series = [find_callback(cli.trainer, RunSummary).series for cli in (whole, resumed)]
     assert series[0] == series[1]
+
+
+def test_a_tokenizer_without_a_pad_token_trains_and_says_what_it_pads_with(
+    policy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "unpadded"
+    shutil.copytree(policy, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    options = ["--trainer.callbacks=null", "--trainer.max_steps=1", "--trainer.val_check_interval=1000"]
+    reward = "--reward.functions=[{name: tests.integration.runs.digit_share}]"
+    cli = run("fit", folder, tmp_path / "run", *options, reward)
+    assert cli.trainer.global_step == 1
+    assert any("has no pad token: using" in message for message in caplog.messages)

@@ -35,7 +35,7 @@ def test_numbers_of_every_kind_count_alike_inline_and_isolated(isolated):
 
 
 @pytest.mark.parametrize("isolated", [False, True])
-@pytest.mark.parametrize("value", [None, "1.0", [1.0], "huge", float("nan"), float("inf"), 1j, {"value": 1}])
+@pytest.mark.parametrize("value", [None, "1.0", [1.0], "huge", float("nan"), float("inf"), 1e39, 1j, {"value": 1}])
 def test_a_wrong_return_names_the_reward_and_what_it_returned(value, isolated):
     shown = "an integer of" if value == "huge" else repr(value)
     with pytest.raises(UserError, match=r"own_rewards\.returns") as error:
@@ -155,3 +155,9 @@ def test_rewards_say_what_they_read():
     assert describe("math") == FINAL_ANSWER
     assert describe("math_lenient").endswith("else the last number")
     assert describe("own_rewards.slow") == describe("rouge") == "the whole response"
+
+
+def test_an_infinite_total_names_the_weights():
+    suite = RewardSuite([RewardSpec.from_function(lambda completion, example: 1e38, weight=10.0)])
+    with pytest.raises(UserError, match=r"10 ×.*lower the weights"):
+        suite.score(["a"], [{"answer": "a"}], [1], [False])

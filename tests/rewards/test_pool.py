@@ -1,6 +1,7 @@
 """The pool loses one call per fault and nothing else: not its order, not the batch, not the caller's signals."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +50,23 @@ def test_a_hang_is_killed_at_its_timeout_and_the_others_do_not_wait_for_it(pool)
 
 def test_faults_in_a_row_do_not_end_the_pool(pool):
     assert run(pool, ["crash"] * 20 + [7]) == [None] * 20 + [7]
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("hang", r"took longer than reward.pool.timeout_s \(0.5 s\)"),
+        ("crash", r"ended its process.*reward.pool.memory_gb"),
+        ("raise", "raised ZeroDivisionError: as told;"),
+    ],
+)
+def test_the_first_failure_of_a_kind_is_reported(caplog, fault, said):
+    pool = VerifierPool(PoolConfig(timeout_s=0.5, num_workers=1), {0: faulty_rewards.obey})
+    run(pool, [fault, fault, 1])
+    pool.close()
+    (message,) = caplog.messages
+    assert re.search(said, message)
+    assert "counts as failed" in message
 
 
 def test_what_a_verifier_prints_is_no_reply(pool):

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 from torch import nn
 from typing_extensions import override
@@ -151,6 +151,13 @@ class BenchmarkEvaluation(L.Callback):
             BenchmarkResult(settings=self._sets[name].setup, measures=scores.compute())
             for name, scores in self._scores.items()
         ]
+        for each in results:
+            if each.measures["verifier_failed"] == 1:
+                rank_zero_warn(
+                    f"All verdicts on {each.settings.benchmark} failed, so its scores say nothing: the reward function "
+                    "crashed or timed out on every response. See its messages above; then fix the function, or raise "
+                    "reward.pool.timeout_s or reward.pool.memory_gb."
+                )
         trainer.strategy.barrier()
         average = compute_average(results, self.average_over)
         self.history.append((self._step(trainer), {each.settings.benchmark: each.measures for each in results}))

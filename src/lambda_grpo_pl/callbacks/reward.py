@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 from typing_extensions import override
@@ -14,6 +14,8 @@ from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite, SuiteScores
 from lambda_grpo_pl.rollout.run_context import train_key
 from lambda_grpo_pl.rollout.scoring import RewardSuites
+
+GRADIENT_NORM = "policy/gradient_norm"
 
 
 class RewardCallback(L.Callback):
@@ -56,11 +58,19 @@ class RewardCallback(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Score the training batch, and warn if it teaches nothing."""
+        """Score the training batch, and warn if it teaches nothing. Raises `UserError` if all verdicts keep failing."""
         with timed(pl_module, "score"):
             scores = engine(trainer).score(batch, train_key(batch.index))
         self._log(pl_module, batch, scores)
         self._watch.observe(trainer.strategy.reduce(measure_signal(batch, scores), reduce_op="min"))
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: RolloutBatch, batch_idx: int
+    ) -> None:
+        """Warn if the gradient stays 0."""
+        if (norm := trainer.callback_metrics.get(GRADIENT_NORM)) is not None:
+            self._watch.observe_gradient(float(norm))
 
     def _log(self, pl_module: L.LightningModule, batch: RolloutBatch, scores: SuiteScores) -> None:
         rewards = batch.scored()

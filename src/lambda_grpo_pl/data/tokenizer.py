@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a folder, a hub id or a built-in model; a missing pad token becomes end-of-sequence or unk.
+    """Load the tokenizer of a folder, a hub id or a built-in model; a missing pad token becomes end-of-sequence.
 
     Padding never reaches the loss (rows carry their lengths), so any token can stand for it. Raises `UserError` for a
     tokenizer that cannot be loaded or has no end-of-sequence token.

@@ -22,20 +22,19 @@ log = logging.getLogger(__name__)
 def check_checkpoint(path: str, config: PolicyConfig) -> None:
     """Read the checkpoint's configuration and tokenizer, no weights, and refuse what cannot be trained.
 
-    Raises `UserError` for a tokenizer without a pad token or end-of-sequence token, or with more tokens than the
-    model's vocabulary.
+    Raises `UserError` for a tokenizer without an end-of-sequence token, or with more tokens than the model's
+    vocabulary. A missing pad token is fine: padding never reaches the loss, so the data module takes another token.
     """
     path = resolve_model_path(path)
     model = _read_config(path, config)
     tokenizer = AutoTokenizer.from_pretrained(
         path, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
-    for name in ("pad", "eos"):
-        if getattr(tokenizer, f"{name}_token_id") is None:
-            raise UserError(
-                f"The tokenizer of {config.path} has no {name} token: set tokenizer.{name}_token to one of its "
-                "special tokens, save it with save_pretrained, and point model.policy.path to that folder."
-            )
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"The tokenizer of {config.path} has no end-of-sequence token, so no response could end: set eos_token in "
+            "its tokenizer_config.json."
+        )
     vocabulary = model.get_text_config().vocab_size
     if len(tokenizer) > vocabulary:
         raise UserError(

@@ -103,7 +103,7 @@ class VerifierPool:
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
         self._keeper: subprocess.Popen[bytes] | None = None
-        self._warned = False
+        self._reported: set[str] = set()
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
         """Results in the order of `calls`, JSON values; None for a call that overran, crashed or raised.
@@ -175,6 +175,9 @@ class VerifierPool:
             return  # It finished as the order to kill it went out; its replacement will ask.
         if worker.chunk and worker.killed_for in (None, worker.chunk[0]):
             results[worker.chunk.popleft()] = None
+            if worker.killed_for is None:
+                memory = f"more than reward.pool.memory_gb ({self.config.memory_gb:g} GiB)"
+                self._report("died", f"ended its process, as by a crash or by using {memory}")
         if worker.chunk:
             pending.appendleft(list(worker.chunk))
             worker.chunk.clear()
@@ -184,18 +187,26 @@ class VerifierPool:
         for worker in self._workers:
             if worker.deadline <= time.monotonic():
                 worker.killed_for, worker.deadline = worker.chunk[0], float("inf")
+                limit = f"reward.pool.timeout_s ({self.config.timeout_s:g} s)"
+                self._report("timeout", f"took longer than {limit} and was stopped")
                 assert self._keeper is not None
                 assert self._keeper.stdin is not None
                 self._order(self._keeper.stdin.fileno(), worker.slot)
 
     def _outcome(self, reply: dict[str, Any]) -> Any:
-        if "error" in reply and not self._warned:
-            self._warned = True
-            logger.warning(
-                "A verifier raised %s; its response counts as failed. Later failures are counted without a message.",
-                reply["error"],
-            )
+        if "error" in reply:
+            self._report("error", f"raised {reply['error']}")
         return reply.get("value")
+
+    def _report(self, kind: str, what: str) -> None:
+        """Log the first failure of each kind."""
+        if kind not in self._reported:
+            self._reported.add(kind)
+            logger.warning(
+                "A verifier %s; its response counts as failed. Later failures of this kind are counted "
+                "(reward/verifier_failed) without a message.",
+                what.rstrip("."),
+            )
 
     def _send(self, fd: int, value: object) -> None:
         try:

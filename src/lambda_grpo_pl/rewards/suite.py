@@ -10,7 +10,7 @@ from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rewards.calls import CallUnit, IsolatedReward, RewardCaller, Row
 from lambda_grpo_pl.rewards.pool import Call, PoolConfig, VerifierPool
 from lambda_grpo_pl.rewards.spec import RewardSpec
-from lambda_grpo_pl.rewards.verdict import FAILED, Query, Verdict, Verifier, judge_answer
+from lambda_grpo_pl.rewards.verdict import FAILED, LARGEST, Query, Verdict, Verifier, judge_answer
 
 Columns = Mapping[int, list[Verdict]]
 """Number of a reward in the suite → its verdicts, one per response."""
@@ -108,10 +108,7 @@ class RewardSuite:
         verdicts = [columns[number] for number in range(len(self.specs))]
         failed = [any(column[row].status == "failed" for column in verdicts) for row in range(len(rows))]
         return SuiteScores(
-            totals=[
-                sum(spec.weight * verdict.score for spec, verdict in zip(self.specs, column, strict=True))
-                for column in zip(*verdicts, strict=True)
-            ],
+            totals=[_weigh(self.specs, column) for column in zip(*verdicts, strict=True)],
             parts={
                 spec.label: [verdict.score for verdict in column]
                 for spec, column in zip(self.specs, verdicts, strict=True)
@@ -168,6 +165,15 @@ class RewardSuite:
                 raise UserError(value["user_error"])
             verdicts.extend([FAILED] * len(unit.rows) if value is None else [Verdict(*fields) for fields in value])
         return verdicts
+
+
+def _weigh(specs: Sequence[RewardSpec], verdicts: Sequence[Verdict]) -> float:
+    """Return a response's total. Raises `UserError` if it is not a finite float32."""
+    total = sum(spec.weight * verdict.score for spec, verdict in zip(specs, verdicts, strict=True))
+    if not abs(total) <= LARGEST:  # NaN compares false
+        parts = " + ".join(f"{spec.weight:g} × {spec.label}" for spec in specs)
+        raise UserError(f"The total reward {parts} is {total:g}: lower the weights in reward.functions.")
+    return total
 
 
 def _mean_extras(specs: Sequence[RewardSpec], verdicts: Sequence[Sequence[Verdict]]) -> dict[str, float]:

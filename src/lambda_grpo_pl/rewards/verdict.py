@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from numbers import Real
@@ -29,6 +28,8 @@ class Verdict(NamedTuple):
     """Further numbers to log, by name."""
 
 
+LARGEST = float.fromhex("0x1.fffffep+127")
+"""Largest float32: rewards become float32 tensors, where a larger number is infinite."""
 FAILED = Verdict(0.0, False, None, "failed")
 NO_ANSWER = Verdict(0.0, False, None, "no_answer")
 
@@ -103,9 +104,9 @@ def as_verdict(value: object, name: str = "") -> Verdict:
         fields = {"score": value}
     score = as_number(fields["score"])
     extras = {key: as_number(extra) for key, extra in fields.get("extras", {}).items()}
-    if score is None or not math.isfinite(score) or None in extras.values():
+    if score is None or not abs(score) <= LARGEST or None in extras.values():  # NaN compares false
         raise UserError(
-            f"The reward {name or 'function'} returned {_abbreviate(value)}: return a bool, a finite number, a dict "
+            f"The reward {name or 'function'} returned {_abbreviate(value)}: return a bool, a finite float32, a dict "
             "with a 'score' and further numbers, or a Verdict."
         )
     return Verdict(**{**fields, "score": score, "correct": bool(fields.get("correct", score >= 0.5)), "extras": extras})
