@@ -53,8 +53,8 @@ def rows(tmp_path: Path) -> Callable[..., str]:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--model.optimizer.learning_rate", "1"], "model.optimizer.learning_rate.*--help"),
-        (["--data.batch_size", "many"], "data.batch_size.*int.*many"),
+        (["--model.optimizer.learning_rate", "1"], "model.optimizer.learning_rate.*has the keys lr"),
+        (["--data.batch_size", "many"], "data.batch_size.*is many, but must be an integer"),
         (["--config", "nowhere.yaml"], "nowhere.yaml"),
         (["--ckpt_path", "README.md"], "README.md.*not a complete checkpoint"),
         (["--model.updates.num_minibatches", "3"], "num_minibatches = 3.*set data.batch_size"),

@@ -151,12 +151,12 @@ class BenchmarkEvaluation(L.Callback):
             BenchmarkResult(settings=self._sets[name].setup, measures=scores.compute())
             for name, scores in self._scores.items()
         ]
-        for each in results:
-            if each.measures["verifier_failed"] == 1:
+        for result in results:
+            if result.measures["verifier_failed"] == 1:
                 rank_zero_warn(
-                    f"All verdicts on {each.settings.benchmark} failed, so its scores say nothing: the reward function "
-                    "crashed or timed out on every response. See its messages above; then fix the function, or raise "
-                    "reward.pool.timeout_s or reward.pool.memory_gb."
+                    f"All verdicts on {result.settings.benchmark} failed, so its scores say nothing: the reward "
+                    "function crashed or timed out on every response. See its messages above; then fix the function, "
+                    "or raise reward.pool.timeout_s or reward.pool.memory_gb."
                 )
         trainer.strategy.barrier()
         average = compute_average(results, self.average_over)

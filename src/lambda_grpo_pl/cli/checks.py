@@ -31,7 +31,7 @@ def check_plan(config: Any) -> None:
             "rollout.sampling.temperature is 0: all responses of a group would be the same; set it to 1.0 for training "
             "(evaluation has its own settings)."
         )
-    check_precision(str(config.trainer.precision))
+    _check_trainer(config.trainer)
     path = config.model.policy.path
     if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
         raise UserError(
@@ -47,9 +47,33 @@ def check_plan(config: Any) -> None:
         )
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that numpy does not take. Raises `UserError`."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed_everything is {seed}: set it between 0 and {2**32 - 1}.")
+
+
 def check_shares(batch_size: int, updates: UpdateConfig, num_ranks: int) -> None:
     """Refuse prompts that ranks, or a rank's mini-batches, can't share evenly. Raises `UserError`."""
     updates.check(share_prompts(batch_size, num_ranks))
+
+
+def _check_trainer(trainer: Any) -> None:
+    """Refuse what Lightning's trainer offers and manual optimization does not do, naming the key that does."""
+    check_precision(str(trainer.precision))
+    if trainer.accumulate_grad_batches != 1:
+        raise UserError(
+            f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}: leave it at 1. A rollout is always "
+            "split into micro-batches that fit; model.policy.tokens_per_micro_batch sets their size, and "
+            "data.batch_size the prompts of an update."
+        )
+    if trainer.gradient_clip_val is not None:
+        raise UserError(
+            f"trainer.gradient_clip_val is {trainer.gradient_clip_val}: leave it out, and set "
+            "model.optimizer.max_grad_norm instead."
+        )
+    if trainer.max_steps < -1:
+        raise UserError(f"trainer.max_steps is {trainer.max_steps}: set it to the number of policy updates.")
 
 
 def _check_preference(config: Any) -> None:

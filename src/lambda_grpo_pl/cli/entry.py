@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from lambda_grpo_pl import __version__
+from lambda_grpo_pl.cli.help import overview, topic
 from lambda_grpo_pl.errors import UserError
 
 DEBUG_VARIABLE = "LAMBDA_GRPO_DEBUG"
@@ -22,12 +24,16 @@ commands:
   test       the same, logged as test/…
   predict    write the policy's responses to a file
   compare    compare evaluated runs, question by question
+  init       copy the configurations that come with the package to a folder
 
-`lambda-grpo COMMAND --help` lists a command's options. fit, validate, test and predict take a stack of configurations:
-  lambda-grpo fit --config configs/base.yaml --config configs/preference/lambda.yaml --trainer.max_steps 100
-Parts that are optional or in a list show their options with `lambda-grpo fit --data.train.help PromptSource`,
-`--data.rules.help`, `--model.policy.lora.help`, and so on for every key whose type is a class.
+fit, validate, test and predict take a stack of configurations, files or those that come with the package:
+  lambda-grpo fit --config preset:lambda --trainer.max_steps 100
+  lambda-grpo fit --config configs/base.yaml --config configs/preference/lambda.yaml
+`lambda-grpo COMMAND --help` lists options and sections, `lambda-grpo fit --help data.train` the keys of one part.
 """
+COMMANDS = ("fit", "validate", "test", "predict", "compare", "init")
+RUNS = COMMANDS[:4]
+"""Commands that take a configuration."""
 
 
 def main() -> int:
@@ -56,19 +62,38 @@ def main() -> int:
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
-    if arguments[0] == "compare":
+    command, words = arguments[0], list(arguments[1:])
+    if command == "compare":
         from lambda_grpo_pl.evaluation.compare import main as compare
 
-        return compare(arguments[1:])
+        return compare(words)
+    if command == "init":
+        from lambda_grpo_pl.cli.presets import main as init
+
+        return init(words)
+    if command not in RUNS:
+        near = get_close_matches(command, COMMANDS, n=1)
+        guess = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"{command!r} is not a command: {guess}Use one of {', '.join(COMMANDS)}.")
+    if topic(words) == "":
+        print(overview(command), end="")
+        return 0
+    return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+    from lambda_grpo_pl.cli.config_files import check_config_files
     from lambda_grpo_pl.cli.main import build
     from lambda_grpo_pl.cli.plugins import import_plugins, spell_out_imports
+    from lambda_grpo_pl.cli.presets import resolve_presets
     from lambda_grpo_pl.cli.quiet import quieten_libraries
     from lambda_grpo_pl.cli.resume import check_checkpoint_argument
 
     quieten_libraries()
-    arguments = spell_out_imports(arguments)
+    arguments = spell_out_imports(resolve_presets(arguments))
+    check_config_files(arguments)
     import_plugins(arguments)
     check_checkpoint_argument(arguments)
     sys.argv[1:] = arguments

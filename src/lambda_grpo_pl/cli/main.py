@@ -10,12 +10,14 @@ exception keeps its traceback.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import Namespace, set_parsing_settings
 from jsonargparse.typing import NonNegativeInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
@@ -23,7 +25,11 @@ from lambda_grpo_pl.builtin.models import resolve_model_path
 from lambda_grpo_pl.callbacks.one_step_off import check_correction
 from lambda_grpo_pl.callbacks.order import SECTIONS
 from lambda_grpo_pl.callbacks.run_config import RunConfig
-from lambda_grpo_pl.cli.checks import check_plan, check_shares
+from lambda_grpo_pl.cli.checks import check_plan, check_seed, check_shares
+from lambda_grpo_pl.cli.defaults import add_default_callbacks
+from lambda_grpo_pl.cli.explain import ParserError, explain
+from lambda_grpo_pl.cli.help import describe_keys, topic
+from lambda_grpo_pl.cli.keys import list_keys
 from lambda_grpo_pl.cli.resume import check_checkpoint_path, choose_checkpoint
 from lambda_grpo_pl.data.module import PromptDataModule
 from lambda_grpo_pl.data.prompts import preview_prompts
@@ -39,7 +45,7 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what is wrong with an argument or a file."""
-        raise UserError(f"{message.rstrip('.')}; `lambda-grpo fit --help` lists every key.") from ex
+        raise ParserError(message) from ex
 
 
 class LambdaGRPOCLI(LightningCLI):
@@ -75,6 +81,32 @@ class LambdaGRPOCLI(LightningCLI):
         parser.link_arguments("model.policy.trust_remote_code", "data.trust_remote_code")
         parser.link_arguments("seed_everything", "rollout.seed", compute_fn=lambda seed: int(seed or 0))
         parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line, or answer `--help KEY` and exit.
+
+        Raises `UserError` with key, file and remedy for what does not fit.
+        """
+        words = [str(word) for word in args] if isinstance(args, list) else sys.argv[1:]
+        command = words[0] if words and words[0] in self._subcommand_parsers else "fit"
+        if asked := topic(words):
+            print(describe_keys(list_keys(self._subcommand_parsers[command]), asked), end="")
+            raise SystemExit(0)
+        try:
+            super().parse_arguments(parser, args)
+        except ParserError as error:
+            keys = list_keys(self._subcommand_parsers[command])
+            raise UserError(explain(str(error), keys, words)) from error
+        check_seed(self.config[self.config.subcommand].seed_everything)
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; what the user lists as trainer.callbacks is added to the default ones."""
+        settings = self._get(self.config_init, "trainer")
+        root = Path(settings.default_root_dir or ".")
+        settings.callbacks = add_default_callbacks(settings.callbacks, root, settings.enable_progress_bar is not False)
+        return super().instantiate_trainer(**kwargs)
 
     @override
     def instantiate_classes(self) -> None:
@@ -129,6 +161,7 @@ def build(args: ArgsType = None, run: bool = True) -> LambdaGRPOCLI:
         save_config_callback=RunConfig,
         save_config_kwargs={"overwrite": True},
         parser_class=Parser,
-        parser_kwargs={"parser_mode": "omegaconf+"},  # resolves ${section.key} after overlays and arguments
+        # Abbreviated keys would hide typing errors; omegaconf+ resolves ${section.key} after overlays and arguments.
+        parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
         auto_configure_optimizers=False,
     )

@@ -45,9 +45,9 @@ class PromptDataModule(L.LightningDataModule):
     def __init__(
         self,
         tokenizer_path: str,
-        train: PromptSource | Rows | None = None,
+        train: PromptSource | str | Rows | None = None,
         val: PromptSource | str | list[PromptSource | str] | Rows | None = None,
-        heldout: PromptSource | Rows | None = None,
+        heldout: PromptSource | str | Rows | None = None,
         benchmarks: list[Benchmark] | None = None,
         rules: PromptRules | None = None,
         batch_size: int = 32,
@@ -61,8 +61,8 @@ class PromptDataModule(L.LightningDataModule):
 
         Args:
             tokenizer_path: Policy whose tokenizer reads the prompts: a folder, a hub id or `builtin:arithmetic-tiny`.
-            train: Training prompts: a source, or rows (a list of dicts, a `datasets.Dataset`); null takes the built-in
-                arithmetic.
+            train: Training prompts: a source, a path, or rows (a list of dicts, a `datasets.Dataset`); null takes the
+                built-in arithmetic.
             val: Validation sets, one data loader each: a source, a path, a list of those, or rows; null takes the
                 built-in arithmetic's test split.
             heldout: Prompts on which the `validation` rule tunes λ; must not overlap the training and `val` prompts.

@@ -1,7 +1,7 @@
 """Rewards: pure text → number, by name, weighted; verifiers that may hang run in a killable process pool.
 
     suite.py        RewardSuite: what the callbacks use; ahead.py judges while later responses are sampled
-    spec.py         RewardSpec: one item of `reward.functions`
+    spec.py         RewardSpec, one item of `reward.functions`, and PoolConfig, `reward.pool`
     registry.py     names, `@register("mine")`, dotted paths, plugins
     calls.py        how a function is called: per response, per group, per batch; TRL's signature; async
     verdict.py      Verdict, and what counts as a score
@@ -18,9 +18,8 @@ from lambda_grpo_pl.rewards import formats, lengths, overlap  # noqa: F401 - reg
 from lambda_grpo_pl.rewards.ahead import JudgingAhead
 from lambda_grpo_pl.rewards.calls import RewardError, groupwise
 from lambda_grpo_pl.rewards.math import answers, lenient  # noqa: F401 - likewise
-from lambda_grpo_pl.rewards.pool import PoolConfig
 from lambda_grpo_pl.rewards.registry import REGISTRY, build, describe, import_plugins, register
-from lambda_grpo_pl.rewards.spec import RewardSpec
+from lambda_grpo_pl.rewards.spec import PoolConfig, RewardSpec
 from lambda_grpo_pl.rewards.suite import RewardSuite, SuiteScores, grade
 from lambda_grpo_pl.rewards.verdict import Query, Reward, Status, Verdict, Verifier
 

@@ -1,4 +1,4 @@
-"""One reward of the configuration's list."""
+"""What users write about rewards: one item of the list, and the workers that judge."""
 
 from __future__ import annotations
 
@@ -44,3 +44,23 @@ class RewardSpec:
         spec = cls(name=f"{getattr(function, '__module__', '')}.{label}", weight=weight, label=label)
         spec.function = function
         return spec
+
+
+@dataclass(kw_only=True)
+class PoolConfig:
+    """Isolated workers for verifiers that may hang."""
+
+    num_workers: int = 2
+    """Number of worker processes, at most 255."""
+    timeout_s: float = 3.0
+    """Seconds one answer may take before its worker is killed and the answer counts as failed."""
+    memory_gb: float = 2.0
+    """Address space in GiB a worker may take (RLIMIT_AS, Linux); past it the answer counts as failed."""
+    recycle_after: int = 20_000
+    """Answers after which a worker is replaced by a fresh one."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_workers <= 255:
+            raise UserError(f"reward.pool.num_workers must be in 1..255, got {self.num_workers}.")
+        if self.timeout_s <= 0 or self.memory_gb <= 0 or self.recycle_after < 1:
+            raise UserError(f"reward.pool: timeout_s, memory_gb and recycle_after must be positive, got {self}.")

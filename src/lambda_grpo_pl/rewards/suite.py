@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rewards.calls import CallUnit, IsolatedReward, RewardCaller, Row
-from lambda_grpo_pl.rewards.pool import Call, PoolConfig, VerifierPool
-from lambda_grpo_pl.rewards.spec import RewardSpec
+from lambda_grpo_pl.rewards.pool import Call, VerifierPool
+from lambda_grpo_pl.rewards.spec import PoolConfig, RewardSpec
 from lambda_grpo_pl.rewards.verdict import FAILED, LARGEST, Query, Verdict, Verifier, judge_answer
 
 Columns = Mapping[int, list[Verdict]]

@@ -1,0 +1,58 @@
+"""What the parser refuses is one sentence with key, place and remedy, never a dump of types."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Explains
+
+MISTAKES: list[tuple[list[str], str]] = [
+    (["--trainer.max_step=3"], r"--trainer.max_step is not an option: did you mean trainer.max_steps\?"),
+    (["--model.prefrence.lr=1"], r"did you mean model.preference.lr\?"),
+    (["--model.optimizer.learning_rate=1"], "model.optimizer has the keys lr, betas"),
+    (["--modle.policy.path=x"], r"did you mean model.policy.path\?"),
+    (["--model.policy.lora.ranks=8"], r"model.policy.lora.ranks .*did you mean model.policy.lora.rank\?"),
+    (["--model.policy.lora=8"], "model.policy.lora .*is 8, but must be a mapping with the keys rank, alpha.*or null"),
+    (["--model.policy.lora=true"], "model.policy.lora .*is true, but must be a mapping"),
+    (["--data.batch_size=four"], r"data.batch_size \(on the command line\) is four, but must be an integer"),
+    (["--trainer.precision=33"], "trainer.precision .*is 33, but must be one of 32-true, bf16-mixed"),
+    (["--rollout.sampler=vlm"], "rollout.sampler .*must be one of auto, vllm, transformers"),
+    (["--data.train.answer_format=hash"], "data.train.answer_format .*is hash, but must be one of bare, hashes"),
+    (["--data.train.pth=x"], r"did you mean data.train.path\?"),
+    (["--reward.functions=numeric"], r"reward.functions .*is numeric, .*such as \[\{name: …\}\]"),
+    (["--reward.functions", "[{nam:", "numeric}]"], "put quotes around a value"),
+    (["--trainer.callbacks+=nowhere.Thing"], "no class nowhere.Thing.*fix its class_path.*holds nowhere.py"),
+    (["stray"], "Unexpected argument 'stray': options start with --"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), MISTAKES, ids=lambda value: " ".join(value)[:60])
+def test_a_mistake_is_explained(explains: Explains, arguments: list[str], sentence: str) -> None:
+    said = explains(*arguments)
+    assert re.search(sentence, said)
+    assert "Union subtypes" not in said
+    assert "<class" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("trainer:\n  max_step: 3\n", r"trainer.max_step \(.*over.yaml:2\) is not a key: did you mean trainer.max_st"),
+        ("model: {optimiser: {lr: 1.0e-3}}\n", r"over.yaml:1\) is not a key: did you mean model.optimizer.lr\?"),
+        ("data:\n  batch_size: four\n", r"data.batch_size \(.*over.yaml:2\) is four, but must be an integer"),
+        ("data:\n  train: {pth: x}\n", r"data.train.pth \(.*over.yaml:2\) is not a key: did you mean data.train.path"),
+        ("trainer:\n  callbacks+:\n    - class_path: mine.Nope\n", r"over.yaml:2\).*no class mine.Nope.*holds mine.py"),
+        ("reward:\n  functions:\n    - name: math\n      weigth: 2\n", r"reward.functions.*weigth.*over.yaml:4"),
+    ],
+)
+def test_a_mistake_in_a_file_names_its_line(explains: Explains, tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "over.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert re.search(sentence, explains("--config", str(path)))
+
+
+def test_the_last_place_that_sets_a_key_is_named(explains: Explains, tmp_path: Path) -> None:
+    path = tmp_path / "over.yaml"
+    path.write_text("data: {batch_size: four}\n", encoding="utf-8")
+    assert "over.yaml:1" in explains("--data.batch_size=8", "--config", str(path))

@@ -1,0 +1,56 @@
+"""Short names of the configurations in the package, and copying them out."""
+
+from pathlib import Path
+
+import pytest
+
+from lambda_grpo_pl.cli import presets
+from lambda_grpo_pl.errors import UserError
+from tests.conftest import ROOT
+
+
+def test_a_short_name_stands_for_the_base_and_the_file() -> None:
+    configs = ROOT / "configs"
+    words = presets.resolve_presets(["fit", "--config", "preset:lambda", "--config=preset:gsm8k", "--data.seed", "3"])
+    assert words == [
+        "fit",
+        f"--config={configs / 'base.yaml'}",
+        "--config",
+        str(configs / "preference/lambda.yaml"),
+        f"--config={configs / 'data/gsm8k.yaml'}",
+        "--data.seed",
+        "3",
+    ]
+
+
+@pytest.mark.parametrize("first", ["preset:base", "my/base.yaml"])
+def test_the_base_is_added_once(first: str) -> None:
+    words = presets.resolve_presets(["fit", "--config", first, "--config", "preset:lambda"])
+    assert sum("base.yaml" in word for word in words) == 1
+
+
+def test_files_alone_stay_as_they_are() -> None:
+    words = ["fit", "--config", "configs/preference/lambda.yaml", "--reward.functions", "[{name: preset:lambda}]"]
+    assert presets.resolve_presets(words) == words
+
+
+def test_every_configuration_has_a_short_name() -> None:
+    files = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
+    for path in files:
+        assert presets.find_preset(str(path.with_suffix(""))) == (ROOT / "configs" / path).resolve()
+    assert presets.find_preset("dapo").parent.name == "preference"  # a method wins over a recipe of its name
+    assert {name for names in presets.list_presets().values() for name in names} == {path.stem for path in files}
+
+
+def test_a_misspelled_name_is_corrected() -> None:
+    with pytest.raises(UserError, match=r"did you mean preset:lambda\? .*model: .*tiny"):
+        presets.find_preset("lamda")
+
+
+def test_init_copies_the_configurations_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert presets.main([str(tmp_path / "mine")]) == 0
+    assert "lambda-grpo fit --config" in capsys.readouterr().out
+    copied = {path.relative_to(tmp_path / "mine") for path in (tmp_path / "mine").rglob("*.yaml")}
+    assert copied == {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
+    with pytest.raises(UserError, match="not empty"):
+        presets.main([str(tmp_path / "mine")])
