@@ -24,6 +24,7 @@ class FakeServer:
         self.sampler = TransformersSampler([eos], pad, config=config)
         self.fault = ""
         self.num_groups = 0
+        self.dies_after: int | None = None
         self.key = key
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
@@ -58,6 +59,8 @@ class FakeServer:
             places = [{str(token): {"logprob": score}} for token, score in zip(body["prompt"][1:], scores, strict=True)]
             return {"choices": [{"prompt_logprobs": [None, *places]}]}
         self.num_groups += 1
+        if self.num_groups == self.dies_after:
+            self.fault = "dead"
         prompts = Prompts(torch.tensor([body["prompt"]]), torch.tensor([len(body["prompt"])]), ({},))
         settings = SamplingSettings(
             temperature=body["temperature"], max_tokens=body["max_tokens"], num_samples=body["n"]

@@ -139,3 +139,25 @@ def test_compiled_models_are_cached_by_their_path():
     text = (Path(vllm.__file__).parent / "config" / "model.py").read_text()
     ignored = text.partition("def compute_hash")[2].partition("}")[0]
     require('"model"' not in ignored, "no longer keys its compile cache by the model's path")
+
+
+def test_servers_take_our_requests():
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest, CompletionResponseChoice
+
+    ours = {"model", "prompt", "n", "temperature", "top_p", "top_k", "max_tokens", "stop_token_ids", "ignore_eos"}
+    ours |= {"logprobs", "return_token_ids", "seed", "prompt_logprobs"}
+    missing = ours - CompletionRequest.model_fields.keys()
+    require(not missing, f"servers no longer take {sorted(missing)}")
+    answered = {"index", "token_ids", "logprobs", "finish_reason", "prompt_logprobs"}
+    missing = answered - CompletionResponseChoice.model_fields.keys()
+    require(not missing, f"servers no longer answer with {sorted(missing)}")
+
+
+def test_servers_reload_weights_from_a_folder():
+    from vllm.entrypoints.serve.dev.cache import api_router as cache
+    from vllm.entrypoints.serve.dev.rpc import api_router as rpc
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    for place, path in ((rpc, "/collective_rpc"), (cache, "/reset_prefix_cache")):
+        require(path in {route.path for route in place.router.routes}, f"servers have no {path}")
+    require("weights_path" in parameters(GPUModelRunner.reload_weights), "reloads weights from elsewhere")
