@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from lambda_grpo_pl.batch import Groups, RolloutBatch
-from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
+from lambda_grpo_pl.objective import (
+    AdvantageConfig,
+    LensConfig,
+    SurrogateConfig,
+    lens_sums,
+    lens_values,
+    lens_weights,
+)
+from lambda_grpo_pl.objective.lens import find_method
 from lambda_grpo_pl.policy import Policy, lay_out
 from lambda_grpo_pl.training import virtual_step
 from lambda_grpo_pl.training.update import Passes, Rollout, prepare_rollout, score_rows
@@ -63,6 +71,25 @@ def test_alignments_are_the_inner_products_of_gradients(mixed: bool) -> None:
     expected = exact_alignments(policy, validation)
     assert expected.abs().max() > 0
     assert float((result - expected).norm() / expected.norm()) < 0.01
+
+
+def test_the_lens_gains_are_the_slopes_of_the_held_out_objective_along_each_methods_step() -> None:
+    """A whole policy, exact gradients: ⟨∇J_val, Σ w ∇S⟩ / Σ w |A| ℓ for each method, from one set of alignments."""
+    policy, batch = random_policy(), scored_batch(0)
+    validation = prepare(policy, heldout_batch())
+    aligned = alignments(policy, validation, ROWS, SurrogateConfig(), PASSES).view(4, 4)
+    groups, advantages = Groups.of(batch), validation.rollout.advantages.view(4, 4)
+    lens = LensConfig(methods=["grpo", "dapo", "balanced", "power_-1.5"])
+    values = lens_values(lens, lens_sums(lens, torch.ones(4, 4), groups.lengths, advantages, groups.active, aligned))
+    heldout = Groups.of(heldout_batch())
+    towards = surrogate_gradient(
+        policy, validation.heldout, (heldout.active / (heldout.lengths * heldout.active).sum()).flatten()
+    )
+    for name in lens.methods:
+        weights = lens_weights(find_method(name), groups.lengths, advantages).float()
+        step = surrogate_gradient(policy, validation.rollout, weights.flatten())
+        expected = (step @ towards) / (weights * advantages.abs() * groups.lengths).sum()
+        assert values[f"{name}/gain"].item() == pytest.approx(float(expected), rel=0.02, abs=1e-4), name
 
 
 def test_only_the_chosen_rows_are_aligned() -> None:
