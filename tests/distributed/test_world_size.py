@@ -35,7 +35,7 @@ def single(folder: Path) -> Callable[[str], dict]:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "preference"), [("ddp", "lambda"), ("fsdp2", "lambda"), ("ddp", "batch_power"), ("ddp", "correlation")]
+    ("strategy", "preference"), [("ddp", "batch_power"), ("fsdp2", "batch_power"), ("ddp", "correlation")]
 )
 def test_two_ranks_equal_one_process(
     folder: Path, single: Callable[[str], dict], strategy: str, preference: str

@@ -26,7 +26,6 @@ STRATEGIES = {
 
 
 PREFERENCES = {
-    "lambda": PreferenceConfig(lr=10.0, contextual=True),
     "batch_power": PreferenceConfig(family="batch_power", lr=10.0, contextual=True),
     "correlation": PreferenceConfig(
         family="batch_power", learn="correlation", correlation=CorrelationConfig(gain=0.7, high=1.0)

@@ -110,7 +110,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 
 def test_a_run_under_the_correlation_rule_resumes_with_its_moving_average(policy: Path, tmp_path: Path) -> None:
     """Interrupted in the fifth of eight updates: λ of the rest depends on what the first four saw."""
-    options = ["--model.preference.correlation.high=1.0", "--model.preference.correlation.gain=0.5"]
+    rule = "--model.preference.correlation"
+    options = [f"{rule}.high=1.0", f"{rule}.gain=0.5", "--rollout.sampling.max_tokens=24"]
     common = [*(option for option in COMMON if "preference" not in option), *options]
     whole = run("fit", policy, tmp_path / "whole", *common, method="correlation")
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -120,7 +121,7 @@ def test_a_run_under_the_correlation_rule_resumes_with_its_moving_average(policy
     resumed = run("fit", policy, tmp_path / "resumed", *common, "--resume", method="correlation")
     expected, result = whole.model.state_dict(), resumed.model.state_dict()
     assert 0 < abs(float(expected["preference.lam"])) < 0.5
-    assert float(expected["preference.correlation.weight"]) > 5
+    assert float(expected["preference.correlation.weight"]) > 3, "updates whose lengths vary"
     for name, value in expected.items():
         assert torch.equal(result[name], value), name
 
