@@ -7,7 +7,7 @@ f ∝ (1 + ln ℓ)^λ: milder than ℓ^λ. λ learns as in λ-GRPO, because the 
 
 from torch import Tensor
 
-from lambda_grpo_pl.objective.families import FAMILIES, Family, FamilyConfig, GroupLengths
+from lambda_grpo_pl.objective import FAMILIES, Family, FamilyConfig, GroupLengths
 
 
 def weigh(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
