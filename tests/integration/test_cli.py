@@ -80,7 +80,7 @@ def test_a_registered_reward_of_a_plugin_trains_from_the_working_directory(polic
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("signal", "status"), [("INT", 130), ("TERM", 143)])
+@pytest.mark.parametrize(("signal", "status"), [("INT", 130), ("TERM", 143), ("USR1", 75)])
 def test_an_interrupted_run_saves_its_state_and_says_so(policy: Path, tmp_path: Path, signal: str, status: int) -> None:
     folder = tmp_path / "run"
     options = ["--trainer.callbacks=null", "--trainer.max_steps=100000", "--trainer.val_check_interval=100000"]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import signal
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -16,12 +14,19 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
+from lambda_grpo_pl.callbacks.checkpoint_io import (
+    flush_folder,
+    install_checkpoint_io,
+    raise_if_disk_is_full,
+    seal_shards,
+)
 from lambda_grpo_pl.callbacks.context import trained
+from lambda_grpo_pl.callbacks.interrupts import Interrupts
 from lambda_grpo_pl.errors import UserError
 
 FOLDER = "checkpoints"
 """Folder of all checkpoints under trainer.default_root_dir."""
-LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+LAST, PREVIOUS, KEPT = "last.ckpt", "previous.ckpt", "step-*.ckpt"
 METHOD = "method"
 """Key of a checkpoint: the method that trained it."""
 DUE = "evaluation_due"
@@ -32,36 +37,50 @@ class LatestCheckpoint(Checkpoint):
     """Keeps the newest state as `<default_root_dir>/checkpoints/last.ckpt` and the one before as `previous.ckpt`.
 
     Saves every few rollouts, before and after an evaluation, when the fit ends, and when it is interrupted: by Ctrl-C,
-    SIGTERM or an exception. A state is saved only where a resumed run would continue exactly, which is everywhere
-    except inside an update. An interrupt that arrives during an update therefore waits for its end; after an exception
-    inside an update the last regular save stays. A checkpoint appears under its name only once it is complete.
+    SIGTERM, SIGUSR1 or an exception. A state is saved only where a resumed run would continue exactly, which is
+    everywhere except inside an update. An interrupt that arrives during an update therefore waits for its end; after an
+    exception inside an update the last regular save stays. A checkpoint appears under its name only once it is complete
+    and on the disk (`DurableCheckpointIO`), and the one before goes only then.
     """
 
-    def __init__(self, every: int = 25) -> None:
-        """Keep the setting.
+    def __init__(self, every: int = 25, keep_every: int = 0, keep: int = 4) -> None:
+        """Keep the settings.
 
         Args:
             every: Rollouts between two saves; 0 saves only at the end and on interruption.
+            keep_every: Rollouts between two saves that are also kept as `step-<updates>.ckpt`; 0 keeps none.
+            keep: How many of those are kept, the newest ones; 0 keeps all.
         """
         super().__init__()
-        self.every = every
+        if min(every, keep_every, keep) < 0:
+            raise UserError(
+                f"checkpoint.every is {every}, checkpoint.keep_every {keep_every} and checkpoint.keep {keep}: set all "
+                "to 0 or more."
+            )
+        self.every, self.keep_every, self.keep = every, keep_every, keep
+        self._interrupts = Interrupts()
         self._learning = False
-        self._interrupted = False
         self._evaluation_due = False
+        self._keeping = False
         self._saved: tuple[int, bool] | None = None
-        self._handler: Any = None
+        self._failed = False
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Have every checkpoint written durably, those of other callbacks included."""
+        install_checkpoint_io(trainer)
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let Ctrl-C wait for the end of an update."""
-        if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._on_sigint)
+        """Let Ctrl-C, SIGTERM and SIGUSR1 wait for the end of an update."""
+        self._interrupts.install(trainer.world_size)
 
     @override
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """Note that the update begins: Lightning calls checkpoint callbacks last, after sampling and scoring."""
+        self._interrupts.hold()
         self._learning = True
 
     @override
@@ -70,12 +89,28 @@ class LatestCheckpoint(Checkpoint):
     ) -> None:
         """Save when due; take up an interrupt that waited."""
         self._learning = False
-        if self._interrupted:
-            raise KeyboardInterrupt
-        interval = trainer.val_check_batch
-        self._evaluation_due = interval is not None and (batch.index + 1) % interval == 0
-        if self._evaluation_due or (self.every and (batch.index + 1) % self.every == 0):
+        self._interrupts.release()
+        self._interrupts.check(trainer, pl_module.device)
+        number, interval = batch.index + 1, trainer.val_check_batch
+        self._evaluation_due = interval is not None and number % interval == 0
+        self._keeping = bool(self.keep_every) and number % self.keep_every == 0
+        if self._evaluation_due or self._keeping or (self.every and number % self.every == 0):
             self.save(trainer)
+        self._keeping = False
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: RolloutBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take up an interrupt that waited for the other ranks: the state before the evaluation is saved already."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._interrupts.check(trainer, pl_module.device)
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -105,61 +140,100 @@ class LatestCheckpoint(Checkpoint):
                 f"The checkpoint was trained with the method {checkpoint[METHOD]}, but model.preference gives "
                 f"{method}: set model.preference back, or start from the exported model instead."
             )
-        if checkpoint.get(DUE):
+        self._evaluation_due = bool(checkpoint.get(DUE))
+        if self._evaluation_due and checkpoint["global_step"] < trainer.max_steps:
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
             done = progress["total"]["completed"]
             progress["total"] |= {"ready": done + 1, "started": done + 1, "processed": done}
             progress["current"] |= dict.fromkeys(progress["current"], 0)
+            # The loop counts the batch before the evaluation once when it restarts, and once more after the evaluation.
+            checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
     @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the final state."""
-        self._restore_handler()
+        self._interrupts.restore()
         self.save(trainer)
 
     @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save what the interrupted run has reached."""
-        self._restore_handler()
+        self._interrupts.restore()
         if trainer.state.fn != TrainerFn.FITTING:
             return
         if self._learning:
             rank_zero_warn("Interrupted inside an update, whose state is not saved: --resume continues before it.")
-        elif trainer.global_step > 0 and not trainer.validating:
+        elif trainer.global_step > 0 and not trainer.validating and not self._failed:
             self.save(trainer)
             rank_zero_info(
                 f"Saved update {trainer.global_step} as {self._folder(trainer) / LAST}: continue with --resume."
             )
 
     def save(self, trainer: L.Trainer) -> None:
-        """Write `last.ckpt`, unless this state is there already; collective."""
+        """Write `last.ckpt`, unless this state is there already; collective. Raises `UserError` if the disk is full."""
         state = trainer.global_step, self._evaluation_due
         if self._saved == state:
             return
         folder = self._folder(trainer)
-        unfinished = folder / "unfinished"
-        trainer.save_checkpoint(unfinished)
-        if trainer.is_global_zero:
-            _remove(folder / PREVIOUS)
-            if (folder / LAST).exists():
-                (folder / LAST).rename(folder / PREVIOUS)
-            unfinished.rename(folder / LAST)
-        trainer.strategy.barrier()
+        with self._interrupts.held():
+            self._write(trainer, folder / "unfinished")
+            if trainer.is_global_zero:
+                self._rotate(folder, trainer.global_step)
+            trainer.strategy.barrier()
         self._saved = state
+
+    def _write(self, trainer: L.Trainer, unfinished: Path) -> None:
+        """Write the state to the disk; if the first rank cannot, none goes on."""
+        if trainer.is_global_zero:
+            _remove(unfinished)
+        trainer.strategy.barrier()
+        failure: Exception | None = None
+        try:
+            trainer.save_checkpoint(unfinished, weights_only=False)
+        except Exception as error:  # raised again below, once the ranks that wait have heard of it
+            failure = error
+            trainer.strategy.barrier()
+        self._failed = trainer.strategy.broadcast(failure is not None)
+        if failure is not None:
+            raise_if_disk_is_full(failure, unfinished)
+            raise failure
+        if self._failed:
+            raise UserError(f"The first rank could not write {unfinished}; its message says why.")
+        if unfinished.is_dir():
+            seal_shards(trainer, unfinished)
+
+    def _rotate(self, folder: Path, step: int) -> None:
+        """Give the finished checkpoint its name, and the one before the name `previous.ckpt`."""
+        last = folder / LAST
+        if last.exists():
+            _replace(last, folder / PREVIOUS)
+        _replace(folder / "unfinished", last)
+        if self._keeping:
+            _link(last, folder / KEPT.replace("*", f"{step:06d}"))
+            kept = sorted(folder.glob(KEPT), key=lambda path: path.stat().st_mtime)
+            for old in kept[: -self.keep] if self.keep else ():
+                _remove(old)
+        flush_folder(folder)
 
     def _folder(self, trainer: L.Trainer) -> Path:
         return Path(trainer.default_root_dir) / FOLDER
 
-    def _on_sigint(self, signum: int, frame: FrameType | None) -> None:
-        if self._interrupted or not self._learning:
-            raise KeyboardInterrupt
-        self._interrupted = True
-        rank_zero_info("Interrupted: saving at the end of this update (Ctrl-C again to leave at once).")
 
-    def _restore_handler(self) -> None:
-        if self._handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._handler)
-            self._handler = None
+def _replace(path: Path, target: Path) -> None:
+    """Rename a checkpoint; a file is replaced in one step, a folder has to go first."""
+    if path.is_dir() or target.is_dir():
+        _remove(target)
+    path.replace(target)
+
+
+def _link(path: Path, target: Path) -> None:
+    """Give a checkpoint a second name, which takes no space until the first one is gone."""
+    _remove(target)
+    try:
+        shutil.copytree(path, target, copy_function=os.link) if path.is_dir() else os.link(path, target)
+    except OSError:  # a file system without hard links
+        _remove(target)
+        shutil.copytree(path, target) if path.is_dir() else shutil.copy2(path, target)
 
 
 def _remove(path: Path) -> None:

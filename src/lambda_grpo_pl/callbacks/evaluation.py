@@ -20,7 +20,7 @@ from torch import nn
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
-from lambda_grpo_pl.callbacks.checkpoint import METHOD
+from lambda_grpo_pl.callbacks.checkpoint import DUE, METHOD
 from lambda_grpo_pl.callbacks.context import datamodule, engine, trained
 from lambda_grpo_pl.callbacks.evaluation_settings import EvaluationSettings, SetPlan, plan_set
 from lambda_grpo_pl.callbacks.question_records import empty_slots, question_records, select_unanswered
@@ -66,6 +66,7 @@ class BenchmarkEvaluation(L.Callback):
         self.method = method
         self.to_terminal = to_terminal
         self.history: list[tuple[int, dict[str, dict[str, float]]]] = []
+        self._is_due = False
         self._loaded_step = 0
         self._loaded_method: str | None = None
         self._plans: dict[str, SetPlan] = {}
@@ -159,6 +160,7 @@ class BenchmarkEvaluation(L.Callback):
                     "or raise reward.pool.timeout_s or reward.pool.memory_gb."
                 )
         trainer.strategy.barrier()
+        self._is_due = False
         average = compute_average(results, self.average_over)
         self.history.append((self._step(trainer), {each.settings.benchmark: each.measures for each in results}))
         self._log(trainer, pl_module, results, average)
@@ -179,8 +181,17 @@ class BenchmarkEvaluation(L.Callback):
     @override
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Note how many updates the weights have seen: outside a fit the trainer does not count."""
+        self._is_due = bool(checkpoint.get(DUE)) and trainer.state.fn == TrainerFn.FITTING
         self._loaded_step = checkpoint["global_step"]
         self._loaded_method = checkpoint.get(METHOD)
+
+    @override
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Make up for the evaluation after the last update, which a resumed run with nothing left to train skips."""
+        if self._is_due:
+            trainer.validating = True  # as Lightning's training loop does
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
 
     @override
     def state_dict(self) -> dict[str, Any]:

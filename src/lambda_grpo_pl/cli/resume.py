@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lambda_grpo_pl.callbacks.checkpoint import FOLDER
+from lambda_grpo_pl.callbacks.checkpoint import FOLDER, KEPT, LAST, PREVIOUS
+from lambda_grpo_pl.callbacks.checkpoint_io import describe_damage
 from lambda_grpo_pl.errors import UserError
 
 
@@ -38,10 +38,11 @@ def check_checkpoint_path(path: str) -> str:
     """Return the path of a checkpoint that can be read. Raises `UserError` for anything else."""
     if not Path(path).exists():
         raise UserError(f"--ckpt_path is {path}, but there is no such checkpoint: fix the path.")
-    if not is_complete(Path(path)):
+    damage = describe_damage(Path(path))
+    if damage is not None:
         raise UserError(
-            f"--ckpt_path is {path}, which is not a complete checkpoint: name another one, or use --resume to take the "
-            "newest complete one of trainer.default_root_dir."
+            f"--ckpt_path is {path}, which is not a complete checkpoint ({damage}): name another one, or use --resume "
+            "to take the newest complete one of trainer.default_root_dir."
         )
     return path
 
@@ -56,15 +57,16 @@ def check_checkpoint_argument(arguments: Sequence[str]) -> None:
 
 
 def newest_checkpoint(root: Path) -> Path | None:
-    """Return the complete checkpoint of `root` that was written last; incomplete ones are skipped with a warning."""
-    candidates = sorted((root / FOLDER).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in candidates:
-        if is_complete(path):
+    """Return the complete checkpoint of `root` that was written last; damaged ones are skipped with a warning.
+
+    Those that `LatestCheckpoint` wrote come first. Another callback, such as ModelCheckpoint, may save a moment
+    earlier, when the record of an evaluation is not complete.
+    """
+    found = sorted((root / FOLDER).glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    own = [path for path in found if path.name in (LAST, PREVIOUS) or path.match(KEPT)]
+    for path in own + [path for path in found if path not in own]:
+        damage = describe_damage(path)
+        if damage is None:
             return path
-        rank_zero_warn(f"{path} is not a complete checkpoint: skipping it.")
+        rank_zero_warn(f"{path} is not a complete checkpoint ({damage}): skipping it.")
     return None
-
-
-def is_complete(path: Path) -> bool:
-    """Whether a checkpoint was written to its end: a file of torch's zip format, or a sharded folder with metadata."""
-    return (path / ".metadata").is_file() if path.is_dir() else zipfile.is_zipfile(path)
