@@ -70,6 +70,10 @@ class RunCSVLogger(CSVLogger):
         """Open the file, and empty it unless the run is resumed."""
         self._experiment: Any = MetricsFile(Path(self.log_dir) / "metrics.csv", run.resumed)
 
+    def continue_from(self, update: int) -> None:
+        """Say how many updates the run has made when training begins."""
+        self._experiment.update = update
+
     @override
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
@@ -99,7 +103,7 @@ class MetricsFile:
     def __init__(self, path: Path, resumed: bool) -> None:
         self.path = path
         self._columns: list[str] = []
-        self._update = 0
+        self.update = 0
         self._is_continued = resumed and path.is_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         if not self._is_continued:
@@ -107,16 +111,25 @@ class MetricsFile:
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Append a row."""
-        self._update = int(metrics.get(AXIS, self._update))
-        if self._is_continued and AXIS in metrics:
-            self._is_continued = False
-            self._write(rows_before(self.path, self._update))
-        row = {**metrics, AXIS: self._update} | ({} if step is None else {"step": step})
+        self.update = int(metrics.get(AXIS, self.update))
+        if self._is_continued:
+            self._drop_what_comes_again(metrics)
+        row = {**metrics, AXIS: self.update} | ({} if step is None else {"step": step})
         if set(row) <= set(self._columns):
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
         else:
             self._write([*read_rows(self.path), row])
+
+    def _drop_what_comes_again(self, metrics: Mapping[str, Any]) -> None:
+        """Remove the rows of updates that are made again, or the row of an evaluation that is."""
+        if AXIS in metrics:
+            self._is_continued = False
+            self._write(rows_before(self.path, self.update))
+        else:
+            repeated = set(metrics) - {"epoch"}  # which every row has
+            rows = rows_before(self.path, self.update + 1)
+            self._write([row for row in rows if float(row[AXIS]) < self.update or not any(map(row.get, repeated))])
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         names = {name for row in rows for name in row} - {AXIS}

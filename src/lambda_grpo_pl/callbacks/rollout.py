@@ -160,12 +160,10 @@ class RolloutCallback(EngineOwner):
 def sync_sampler(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
     """Give the sampler the policy's weights if they changed, and log how long it took and how well they agree."""
     rollouts = engine(trainer)
-    if rollouts.sampler.has(trainer.global_step):
-        return
-    with timed(pl_module, "sync"):
-        gap = rollouts.sync(trained(pl_module).policy, trainer.global_step)
-    assert gap is not None
-    pl_module.log("sampler/sync_gap", gap)
+    if not rollouts.sampler.has(trainer.global_step):
+        with timed(pl_module, "sync"):
+            rollouts.sync(trained(pl_module).policy, trainer.global_step)
+    pl_module.log("sampler/sync_gap", rollouts.sampler.gap)  # an evaluation may have synced these weights before
 
 
 def check_training_sampling(sampling: SamplingSettings, temperature: float, is_correction: str) -> None:

@@ -57,6 +57,7 @@ class PolicySampler:
         placement: Set before the first sync to start it in a separate process; None for this process.
         vllm: How vLLM's engine is built, if it samples, here or on servers.
         server: Which servers sample, if `name` is `server`.
+        gap: What `prove` found after the last sync, in nats.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class PolicySampler:
         self.placement: SamplerPlacement | None = None
         self._run, self.vllm, self.server, self._sampler = run, vllm, server, sampler
         self._version: int | None = None
+        self.gap = 0.0
 
     @property
     def started(self) -> Sampler:
@@ -131,9 +133,9 @@ class PolicySampler:
         if self._sampler is None:
             self._sampler = self.start(policy)
         self._sampler.sync(policy.model)
-        gap = self.prove(policy)
+        self.gap = self.prove(policy)
         self._version = version
-        return gap
+        return self.gap
 
     def prove(self, policy: SampledPolicy) -> float:
         """Compare the sampler's log-probabilities with the policy's, and return their gap in nats (`check_sync`).
