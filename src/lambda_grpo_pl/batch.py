@@ -70,6 +70,8 @@ class Rewards(NamedTuple):
     verifier)."""
     parts: dict[str, Tensor]
     """Each reward by name, [N] float32, unweighted."""
+    verdicts: tuple[tuple[str, str | None], ...] = ()
+    """N (status, extracted answer) of the first reward, for records; empty where they were not kept."""
 
 
 @dataclass(slots=True)

@@ -66,6 +66,7 @@ METRICS: dict[str, Metric] = {
     "lens/*/gain": Metric(LENS, "slope of the held-out objective along a step of each preference at equal weight"),
     "lens/*/gain_low": Metric(LENS, "lower end of the gain's 95 % interval over prompts"),
     "lens/*/gain_high": Metric(LENS, "upper end of the gain's 95 % interval over prompts"),
+    "policy/loss": Metric("3 soundness", "−Σ f S / Z; near 0 on-policy, where its gradient is what counts"),
     "policy/gradient_norm": Metric("3 soundness", "norm of the gradient before clipping"),
     "policy/learning_rate": Metric("3 soundness", "learning rate of the policy"),
     "policy/entropy": Metric("3 soundness", "nats per token; a collapse to 0 ends exploration"),

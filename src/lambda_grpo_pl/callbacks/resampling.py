@@ -137,11 +137,15 @@ def replace_groups(batch: RolloutBatch, where: Tensor, fresh: RolloutBatch, metr
     ours, others = batch.sampled(), fresh.sampled()
     batch.completions = Completions._make(_put(a, b, to, taken) for a, b in zip(ours, others, strict=True))
     mine, other = batch.scored(), fresh.scored()
+    verdicts = list(mine.verdicts)
+    for place, source in zip(to.tolist(), taken.tolist(), strict=True) if verdicts and other.verdicts else ():
+        verdicts[place] = other.verdicts[source]
     batch.rewards = Rewards(
         total=_put(mine.total, other.total, to, taken),
         correct=_put(mine.correct, other.correct, to, taken),
         active=_put(mine.active, other.active, to, taken),
         parts={name: _put(part, other.parts[name], to, taken) for name, part in mine.parts.items()},
+        verdicts=tuple(verdicts),
     )
 
 

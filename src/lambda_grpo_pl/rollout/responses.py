@@ -99,6 +99,7 @@ def as_rewards(scores: SuiteScores, device: torch.device) -> Rewards:
         correct=torch.tensor([verdict.correct for verdict in scores.verdicts], device=device),
         active=torch.tensor(scores.active, device=device),
         parts={name: torch.tensor(part, device=device) for name, part in scores.parts.items()},
+        verdicts=tuple((verdict.status, verdict.extracted) for verdict in scores.verdicts),
     )
 
 

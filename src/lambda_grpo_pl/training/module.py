@@ -21,7 +21,7 @@ from lambda_grpo_pl.batch import Groups, RolloutBatch
 from lambda_grpo_pl.objective import LengthPreference, LensConfig, PreferenceConfig
 from lambda_grpo_pl.policy import Policy, PolicyConfig, Reference, check_checkpoint, load_policy, load_reference
 from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig, check_precision, name_method
-from lambda_grpo_pl.training.optimization import clip_gradient, make_optimizer, make_scheduler
+from lambda_grpo_pl.training.optimization import ascend, clip_gradient, make_optimizer, make_scheduler
 from lambda_grpo_pl.training.replay import LambdaPath
 from lambda_grpo_pl.training.sharding import check_strategy, shard_policy, sync_gradients
 from lambda_grpo_pl.training.token_metrics import UpdateStatistics, summarize_updates
@@ -138,8 +138,8 @@ class LambdaGRPO(L.LightningModule):
             reference.to(self.device)
 
     @override
-    def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Make all updates of one rollout and log them once; returns f as `weights` for the `rows` of the last one."""
+    def training_step(self, batch: RolloutBatch, batch_idx: int) -> dict[str, Any]:
+        """Make all updates of a rollout; returns the last f as `weights` of `rows`, `metrics`, `Rollout.describe`."""
         self.updates.check(batch.num_prompts)
         passes, advantage = self._passes(), self.objective.advantage
         needs_old = self.updates.per_rollout > 1
@@ -148,19 +148,21 @@ class LambdaGRPO(L.LightningModule):
         if batch.heldout is not None:
             validation = prepare_validation(self.policy, self._reference, rollout, batch.heldout, advantage, passes)
         size = batch.num_prompts // self.updates.num_minibatches
-        output: dict[str, Tensor] = {}
-        statistics = []
+        output, statistics = dict[str, Any](rollout.describe()), list[UpdateStatistics]()
         for number in range(self.updates.per_rollout):
             start = (number % self.updates.num_minibatches) * size
             groups = Groups.of(batch, slice(start, start + size))
-            weights, update = self._update(rollout, groups, validation)
+            weights, surrogates, update = self._update(rollout, groups, validation)
             if self.preference.config.learn != "validation":
                 validation = None  # the lens looks at the first update alone
-            output = {"rows": groups.rows, "weights": weights}
+            output |= {"rows": groups.rows, "weights": weights}
+            output["f"][groups.rows] = weights
+            output["surrogates"][groups.rows] = surrogates[groups.rows]
             statistics.append(update)
         summary = summarize_updates(statistics, self.device, self._reduce)
         values = torch.stack([value.to(self.device, torch.float32) for value in summary.values()]).tolist()
-        self.log_dict(dict(zip(summary, values, strict=True)))
+        output["metrics"] = dict(zip(summary, values, strict=True))
+        self.log_dict(output["metrics"])
         return output
 
     @override
@@ -178,8 +180,8 @@ class LambdaGRPO(L.LightningModule):
 
     def _update(
         self, rollout: Rollout, groups: Groups, validation: Validation | None
-    ) -> tuple[Tensor, UpdateStatistics]:
-        """One step of the policy and one of λ on a mini-batch; returns f [B, G] and what to log."""
+    ) -> tuple[Tensor, Tensor, UpdateStatistics]:
+        """One step of the policy and one of λ on a mini-batch; returns f [B, G], S [N] and what to log."""
         if self._path is not None:
             self.preference.set_(self._path.at(self.trainer.global_step + 1))
         scope, surrogate, passes = self.objective.token_count, self.objective.surrogate, self._passes()
@@ -193,10 +195,11 @@ class LambdaGRPO(L.LightningModule):
         gradient = accumulate_gradient(self.policy, rollout, rows, weights, surrogate, passes)
         weighted = weighting.statistics(self.preference)
         step = weighting.look(self.lens, aligned) | self._step_policy()
+        step["policy/loss"] = -self._sum((weights * gradient.surrogates).sum())
         gains = {"surrogate": gradient.surrogates, "validation": aligned}.get(self.preference.config.learn)
         if gains is not None:
             step |= self._step_preference(weighting.objective(self.preference, gains))
-        return weighting.f, UpdateStatistics(gradient.totals, weighted, step)
+        return weighting.f, gradient.surrogates, UpdateStatistics(gradient.totals, weighted, step)
 
     def _step_policy(self) -> dict[str, Tensor]:
         """Clip the accumulated gradient and step the policy; `global_step` counts exactly these steps."""
@@ -213,16 +216,15 @@ class LambdaGRPO(L.LightningModule):
         _, optimizer = self._optimizers()
         assert optimizer is not None
         parameters = list(self.preference.parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(objective, parameters), strict=True):
-            parameter.grad = -self._sum(gradient)
-        slope = -cast(Tensor, self.preference.lam.grad)
+        slopes = [self._sum(slope) for slope in torch.autograd.grad(objective, parameters)]
+        ascend(parameters, slopes)
         optimizer.step()
         if self.preference.clamp_():
             rank_zero_warn(
                 f"λ has reached its bound of {self.preference.config.bound}; f cannot become more uneven. Lower "
                 "model.preference.lr, raise model.preference.bound, or set model.preference.min_ess."
             )
-        return {"preference/slope": slope}
+        return {"preference/slope": slopes[0]}
 
     @property
     def token_budget(self) -> int:

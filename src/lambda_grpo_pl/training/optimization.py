@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -60,5 +60,20 @@ def make_scheduler(optimizer: Optimizer, num_steps: int, config: OptimizerConfig
 
 
 def clip_gradient(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale the gradient down to `max_norm`; returns the norm before, over all shards where gradients are sharded."""
-    return full(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+    """Scale the gradient down to `max_norm`; returns the norm before, over all shards where gradients are sharded.
+
+    A gradient whose norm is not finite is dropped on every rank, so the step that follows changes no weight.
+    """
+    clipped = list(parameters)
+    norm = full(torch.nn.utils.clip_grad_norm_(clipped, max_norm))
+    if not torch.isfinite(norm):
+        for parameter in clipped:
+            parameter.grad = None
+    return norm
+
+
+def ascend(parameters: Sequence[nn.Parameter], slopes: Sequence[Tensor]) -> None:
+    """Set gradients whose descent ascends along `slopes`, or none at all if a slope is not finite."""
+    finite = all(bool(slope.isfinite().all()) for slope in slopes)
+    for parameter, slope in zip(parameters, slopes, strict=True):
+        parameter.grad = -slope if finite else None

@@ -43,6 +43,15 @@ class Rollout(NamedTuple):
     layout: Layout
     """How rows are laid out in a pass."""
 
+    def describe(self) -> dict[str, Tensor]:
+        """Return what a record of the rollout needs: `advantages`, `old` and `reference`, and zeros [N] for `f` and
+        `surrogates`, which the updates fill in.
+        """
+        zeros = torch.zeros_like(self.advantages)
+        known = {"advantages": self.advantages, "old": self.old, "reference": self.reference}
+        known |= {"f": zeros.double(), "surrogates": zeros}
+        return {name: value for name, value in known.items() if value is not None}
+
 
 class Passes(NamedTuple):
     """How passes over rows are run, the same on every rank."""
