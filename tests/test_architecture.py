@@ -22,17 +22,18 @@ ROOMS: dict[str, set[str]] = {
     "data": {"batch", "builtin", "sampling_settings"},
     "evaluation": {"data", "sampling_settings"},
     "rollout": {"batch", "sampling", "rewards"},
+    "replay": {"batch"},
     "training": {"batch", "objective", "policy"},
-    "callbacks": {"batch", "sampling_settings", "sampling", "rollout", "rewards", "data", "evaluation"},
+    "callbacks": {"batch", "sampling_settings", "sampling", "rollout", "rewards", "data", "evaluation", "replay"},
     "__init__": {"objective", "rewards", "policy", "sampling", "data", "training", "callbacks"},
-    "cli": {"builtin", "data", "evaluation", "sampling", "training", "callbacks"},
+    "cli": {"builtin", "data", "evaluation", "objective", "replay", "sampling", "training", "callbacks"},
 }
 """Room of the house → the rooms below it that it may import."""
 
 TORCH_FREE = {"errors", "rewards", "sampling_settings"}
 
 FRAMEWORKS = {
-    "lightning": {"training", "data", "callbacks", "cli"},
+    "lightning": {"training", "data", "replay", "callbacks", "cli"},
     "vllm": {"sampling"},
     "wandb": {"callbacks"},
     "peft": {"policy"},

@@ -5,6 +5,7 @@ from lambda_grpo_pl.callbacks.completions import CompletionsTable
 from lambda_grpo_pl.callbacks.evaluation import BenchmarkEvaluation
 from lambda_grpo_pl.callbacks.evaluation_settings import EvaluationSettings
 from lambda_grpo_pl.callbacks.export import HuggingFaceExport
+from lambda_grpo_pl.callbacks.guards import Guards
 from lambda_grpo_pl.callbacks.loggers import RunCSVLogger, RunWandbLogger
 from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
 from lambda_grpo_pl.callbacks.one_step_off import OneStepOff
@@ -12,6 +13,7 @@ from lambda_grpo_pl.callbacks.order import default_callbacks
 from lambda_grpo_pl.callbacks.order_check import check_order
 from lambda_grpo_pl.callbacks.predictions import PredictionWriter
 from lambda_grpo_pl.callbacks.progress import RolloutProgressBar
+from lambda_grpo_pl.callbacks.recording import RolloutRecorder
 from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
@@ -25,6 +27,7 @@ __all__ = [
     "CompletionsTable",
     "DynamicSampling",
     "EvaluationSettings",
+    "Guards",
     "HeldoutRollout",
     "HuggingFaceExport",
     "LatestCheckpoint",
@@ -35,6 +38,7 @@ __all__ = [
     "RewardCallback",
     "RolloutCallback",
     "RolloutProgressBar",
+    "RolloutRecorder",
     "RunCSVLogger",
     "RunConfig",
     "RunSummary",

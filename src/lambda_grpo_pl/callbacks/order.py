@@ -15,9 +15,11 @@ from lambda_grpo_pl.callbacks.checkpoint import LatestCheckpoint
 from lambda_grpo_pl.callbacks.completions import CompletionsTable
 from lambda_grpo_pl.callbacks.evaluation import BenchmarkEvaluation
 from lambda_grpo_pl.callbacks.export import HuggingFaceExport
+from lambda_grpo_pl.callbacks.guards import Guards
 from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
 from lambda_grpo_pl.callbacks.one_step_off import OneStepOff
 from lambda_grpo_pl.callbacks.predictions import PredictionWriter
+from lambda_grpo_pl.callbacks.recording import RolloutRecorder
 from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
@@ -34,6 +36,8 @@ SECTIONS: dict[str, type[L.Callback]] = {
     "evaluation": BenchmarkEvaluation,
     "monitor": PreferenceMonitor,
     "table": CompletionsTable,
+    "record": RolloutRecorder,
+    "guards": Guards,
     "predictions": PredictionWriter,
     "export": HuggingFaceExport,
     "plan": StartupPlan,
@@ -54,6 +58,8 @@ def default_callbacks(
     evaluation: BenchmarkEvaluation | None = None,
     monitor: PreferenceMonitor | None = None,
     table: CompletionsTable | None = None,
+    record: RolloutRecorder | None = None,
+    guards: Guards | None = None,
     predictions: PredictionWriter | None = None,
     export: HuggingFaceExport | None = None,
     plan: StartupPlan | None = None,

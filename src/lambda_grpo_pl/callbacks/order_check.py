@@ -22,6 +22,8 @@ ORDER = (
     "BenchmarkEvaluation",
     "PreferenceMonitor",
     "CompletionsTable",
+    "RolloutRecorder",
+    "Guards",
     "PredictionWriter",
     "HuggingFaceExport",
     "StartupPlan",

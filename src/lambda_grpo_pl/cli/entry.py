@@ -5,6 +5,7 @@ Nothing heavy is imported before it is needed, so `lambda-grpo --help` answers a
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ commands:
   test       the same, logged as test/…
   predict    write the policy's responses to a file
   compare    compare evaluated runs, question by question
+  replay     learn again from a recorded step of a run, as it did or with another method
   init       copy the configurations that come with the package to a folder
 
 fit, validate, test and predict take a stack of configurations, files or those that come with the package:
@@ -31,7 +33,7 @@ fit, validate, test and predict take a stack of configurations, files or those t
   lambda-grpo fit --config configs/base.yaml --config configs/preference/lambda.yaml
 `lambda-grpo COMMAND --help` lists options and sections, `lambda-grpo fit --help data.train` the keys of one part.
 """
-COMMANDS = ("fit", "validate", "test", "predict", "compare", "init")
+COMMANDS = ("fit", "validate", "test", "predict", "compare", "replay", "init")
 RUNS = COMMANDS[:4]
 """Commands that take a configuration."""
 
@@ -40,7 +42,8 @@ def main() -> int:
     """Run `lambda-grpo` and return its exit status.
 
     0: done. 1 with a traceback: anything unforeseen, such as a defect in a reward. 2 with one sentence: a `UserError`
-    (LAMBDA_GRPO_DEBUG=1 shows its traceback). 130: interrupted. 143: ended by SIGTERM.
+    (LAMBDA_GRPO_DEBUG=1 shows its traceback). 130: interrupted. 143: ended by SIGTERM. 75: ended by SIGUSR1,
+    to be requeued.
     """
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -59,6 +62,15 @@ def main() -> int:
         print(f"lambda-grpo: {' '.join(str(error).split())}", file=sys.stderr)
         print(f"(Set {DEBUG_VARIABLE}=1 to see the traceback.)", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or os.environ.get(DEBUG_VARIABLE) == "1":
+            raise
+        print(
+            f"lambda-grpo: The disk is full: {error.filename or 'a file of the run'} could not be written. Complete "
+            "checkpoints are intact: free some space and continue with --resume.",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
@@ -71,6 +83,12 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from lambda_grpo_pl.cli.presets import main as init
 
         return init(words)
+    if command == "replay":
+        from lambda_grpo_pl.cli.quiet import quieten_libraries
+        from lambda_grpo_pl.cli.replay import main as replay
+
+        quieten_libraries()
+        return replay(words)
     if command not in RUNS:
         near = get_close_matches(command, COMMANDS, n=1)
         guess = f"did you mean {near[0]}? " if near else ""
@@ -84,6 +102,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
 def _run(arguments: Sequence[str]) -> int:
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+    from lambda_grpo_pl.callbacks.interrupts import PREEMPTED, PreemptedException
     from lambda_grpo_pl.cli.config_files import check_config_files
     from lambda_grpo_pl.cli.main import build
     from lambda_grpo_pl.cli.plugins import import_plugins, spell_out_imports
@@ -99,6 +118,8 @@ def _run(arguments: Sequence[str]) -> int:
     sys.argv[1:] = arguments
     try:
         build()
+    except PreemptedException:
+        return PREEMPTED
     except SIGTERMException:
         return 143
     except SystemExit as end:

@@ -29,6 +29,8 @@ SECTIONS = {
     "evaluation": "how validation sets are sampled, averaged and shown",
     "monitor": "curves of f against length",
     "table": "responses shown in the terminal and on W&B",
+    "record": "how many rollouts are kept for `replay`",
+    "guards": "signs that a run goes wrong: which end it, which are not looked at",
     "predictions": "the file that `predict` writes",
     "export": "the policy as a Hugging Face folder",
     "plan": "the plan printed before the first step",
