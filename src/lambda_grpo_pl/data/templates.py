@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from lambda_grpo_pl.data.columns import Message
+from lambda_grpo_pl.data.markers import Markers
 from lambda_grpo_pl.errors import UserError
 
 if TYPE_CHECKING:
@@ -134,9 +135,19 @@ def encode(
     """Return the prompt's text and its token ids: exactly what the policy reads.
 
     Chat templates write the special tokens themselves, so none is added to them (a doubled begin-of-sequence token is a
-    silent loss of accuracy).
+    silent loss of accuracy). Control tokens in the question are read as text.
     """
     template = find_template(template)
+    markers = Markers(tokenizer)
+    contents = [question] if isinstance(question, str) else [message["content"] for message in question]
+    if any(map(markers.occur_in, contents)):
+        hidden = markers.hide(question) if isinstance(question, str) else [_hide(each, markers) for each in question]
+        prompt = render(template, hidden, tokenizer)
+        return markers.show(prompt), markers.encode(prompt, begin=not template.chat)
     prompt = render(template, question, tokenizer)
     ids: list[int] = tokenizer(prompt, add_special_tokens=not template.chat)["input_ids"]
     return prompt, ids
+
+
+def _hide(message: Message, markers: Markers) -> Message:
+    return {**message, "content": markers.hide(message["content"])}
