@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lambda_grpo_pl.callbacks.loggers import read_rows, rows_before, write_rows
 from lambda_grpo_pl.callbacks.metric_names import METRICS, find_metric, labels, sections, titles
+from lambda_grpo_pl.callbacks.metrics_file import read_rows, rows_before, write_rows
 from lambda_grpo_pl.callbacks.monitor import curve_of
 
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from lambda_grpo_pl.callbacks import metric_names, wandb_view
-from lambda_grpo_pl.callbacks.loggers import MetricsFile
 from lambda_grpo_pl.callbacks.metric_names import METRICS, find_metric
+from lambda_grpo_pl.callbacks.metrics_file import MetricsFile
 from lambda_grpo_pl.errors import UserError
 from tests.callbacks.wandb_files import OfflineRun, read_offline_runs
 from tests.integration.runs import run

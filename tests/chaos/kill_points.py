@@ -25,7 +25,7 @@ PHASES = {
     "write checkpoint": "lambda_grpo_pl.callbacks.checkpoint_io.DurableCheckpointIO.save_checkpoint",
     "rename checkpoint": "lambda_grpo_pl.callbacks.checkpoint.LatestCheckpoint._rotate",
     "record": "lambda_grpo_pl.replay.store.RolloutStore.write",
-    "log": "lambda_grpo_pl.callbacks.loggers.MetricsFile.log_metrics",
+    "log": "lambda_grpo_pl.callbacks.metrics_file.MetricsFile.log_metrics",
 }
 """Phase → the function that is it."""
 VARIABLE = "CHAOS_KILL"

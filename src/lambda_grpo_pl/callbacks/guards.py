@@ -24,8 +24,8 @@ from lambda_grpo_pl.callbacks.guard_rules import (
     find_nonfinite,
     repeated_share,
 )
-from lambda_grpo_pl.callbacks.loggers import read_rows, rows_before, write_rows
 from lambda_grpo_pl.callbacks.metric_names import AXIS
+from lambda_grpo_pl.callbacks.metrics_file import read_rows, rows_before, write_rows
 from lambda_grpo_pl.callbacks.recording import record_of, store_of
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.replay.store import DUMPS

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import lightning as L
 
-from lambda_grpo_pl.callbacks.context import datamodule, engine, trained
-from lambda_grpo_pl.callbacks.summary import format_score, read_scores
+from lambda_grpo_pl.callbacks.context import datamodule, engine, find_callback, trained
+from lambda_grpo_pl.callbacks.figure import GRPO_LAMBDA, LAMBDA
+from lambda_grpo_pl.callbacks.summary import RunSummary, format_score, read_scores
 
 
 def write_model_card(folder: Path, trainer: L.Trainer, pl_module: L.LightningModule, is_adapter: bool) -> None:
@@ -68,8 +69,6 @@ def _scores(folder: Path, update: int) -> list[str]:
 
 
 def _final_lambda(trainer: L.Trainer) -> dict[str, str]:
-    """λ as it was last logged; nothing for a method without λ, or if this process trained nothing."""
-    metrics = trainer.callback_metrics
-    if "preference/grpo_lambda" not in metrics:
-        return {}
-    return {"Final λ": f"{float(metrics['preference/lambda']):+.4f}"}
+    """λ as it was last logged in the run; nothing for a method without λ."""
+    series = find_callback(trainer, RunSummary).series
+    return {"Final λ": f"{series[LAMBDA][-1]:+.4f}"} if series[GRPO_LAMBDA] else {}

@@ -14,8 +14,9 @@ from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.context import datamodule, trained
-from lambda_grpo_pl.callbacks.loggers import RunCSVLogger, RunDescription, RunLogger, read_rows, rows_before, write_rows
+from lambda_grpo_pl.callbacks.loggers import RunCSVLogger, RunDescription, RunLogger
 from lambda_grpo_pl.callbacks.metric_names import AXIS
+from lambda_grpo_pl.callbacks.metrics_file import read_rows, rows_before, write_rows
 from lambda_grpo_pl.callbacks.run_config import RunConfig
 
 Curve = list[tuple[float, float]]
@@ -49,11 +50,15 @@ class PreferenceMonitor(L.Callback):
                 logger.start_run(describe_run(trainer, pl_module))
 
     @override
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Tell the table of metrics where the run continues."""
+        for logger in trainer.loggers:
+            if isinstance(logger, RunCSVLogger):
+                logger.continue_from(checkpoint["global_step"])
+
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the curves of updates that are still to come: another run's, or those after the checkpoint."""
-        for logger in trainer.loggers:
-            if isinstance(logger, RunCSVLogger) and trainer.is_global_zero:
-                logger.continue_from(trainer.global_step)
         path = _curve_file(trainer)
         if trainer.is_global_zero and path.is_file():
             kept = rows_before(path, trainer.global_step + 1)

@@ -89,16 +89,17 @@ class LambdaGRPOCLI(LightningCLI):
         Raises `UserError` with key, file and remedy for what does not fit.
         """
         words = [str(word) for word in args] if isinstance(args, list) else sys.argv[1:]
-        command = words[0] if words and words[0] in self._subcommand_parsers else "fit"
+        # Without subcommands, where code builds a run that it does not start, there is one parser.
+        parsers: dict[str, LightningArgumentParser] = getattr(self, "_subcommand_parsers", {})
+        used = parsers.get(words[0] if words else "fit", parsers.get("fit", parser))
         if asked := topic(words):
-            print(describe_keys(list_keys(self._subcommand_parsers[command]), asked), end="")
+            print(describe_keys(list_keys(used), asked), end="")
             raise SystemExit(0)
         try:
             super().parse_arguments(parser, args)
         except ParserError as error:
-            keys = list_keys(self._subcommand_parsers[command])
-            raise UserError(explain(str(error), keys, words)) from error
-        check_seed(self.config[self.config.subcommand].seed_everything)
+            raise UserError(explain(str(error), list_keys(used), words)) from error
+        check_seed((self.config[self.config.subcommand] if parsers else self.config).seed_everything)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
