@@ -21,12 +21,13 @@ ROOMS: dict[str, set[str]] = {
     "sampling": {"batch", "sampling_settings"},
     "data": {"batch", "builtin", "sampling_settings"},
     "evaluation": {"data", "sampling_settings"},
+    "planning": {"batch", "builtin", "policy", "sampling"},
     "rollout": {"batch", "sampling", "rewards"},
     "replay": {"batch"},
     "training": {"batch", "objective", "policy"},
     "callbacks": {"batch", "sampling_settings", "sampling", "rollout", "rewards", "data", "evaluation", "replay"},
     "__init__": {"objective", "rewards", "policy", "sampling", "data", "training", "callbacks"},
-    "cli": {"builtin", "data", "evaluation", "objective", "replay", "sampling", "training", "callbacks"},
+    "cli": {"builtin", "data", "evaluation", "objective", "planning", "replay", "sampling", "training", "callbacks"},
 }
 """Room of the house → the rooms below it that it may import."""
 
@@ -38,7 +39,7 @@ FRAMEWORKS = {
     "wandb": {"callbacks"},
     "peft": {"policy"},
     "torch": set(ROOMS) - TORCH_FREE,
-    "transformers": {"policy", "sampling", "builtin", "data"},
+    "transformers": {"policy", "sampling", "builtin", "data", "planning"},
     "jsonargparse": {"cli"},
     "math_verify": {"rewards"},
     "datasets": {"data"},

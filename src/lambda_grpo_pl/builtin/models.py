@@ -12,6 +12,8 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
+from transformers import PretrainedConfig
+
 from lambda_grpo_pl.builtin.arithmetic import ArithmeticTraces
 from lambda_grpo_pl.builtin.cache import cache_folder, make_once
 from lambda_grpo_pl.builtin.fine_tuning import FineTuningConfig
@@ -19,7 +21,7 @@ from lambda_grpo_pl.builtin.ledger import LedgerTraces
 from lambda_grpo_pl.builtin.smollm2 import NAME, make_fine_tuned_smollm2, make_smollm2
 from lambda_grpo_pl.builtin.tasks import PREFIX
 from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
-from lambda_grpo_pl.builtin.warm_up import WarmUpConfig, warm_up
+from lambda_grpo_pl.builtin.warm_up import WarmUpConfig, model_config, warm_up
 from lambda_grpo_pl.builtin.word_problems import WordProblemTraces
 from lambda_grpo_pl.errors import UserError
 
@@ -32,6 +34,12 @@ MODELS = {
 """Character models that are trained from nothing."""
 FINE_TUNED = {"smollm2-135m-words": FineTuningConfig(traces=WordProblemTraces())}
 """SmolLM2-135M-Instruct after a warm-up."""
+
+
+def builtin_config(name: str) -> PretrainedConfig | None:
+    """Return the configuration of a model that is made on first use, without making it; None for any other name."""
+    config = MODELS.get(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    return None if config is None else model_config(config, character_tokenizer())
 
 
 def resolve_model_path(name: str) -> str:

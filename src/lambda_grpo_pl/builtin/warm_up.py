@@ -62,7 +62,7 @@ def warm_up(config: WarmUpConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen2Fo
     """Train a fresh model on worked solutions by next-token prediction; a pure function of `config` on one machine."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = _untrained(config, tokenizer).train()
+        model = Qwen2ForCausalLM(model_config(config, tokenizer)).train()
     optimizers = _optimizers(model, config)
     schedules = [LambdaLR(optimizer, lambda step: _cosine(step, config.num_steps)) for optimizer in optimizers]
     num_items = 24 * config.batch_size
@@ -78,22 +78,21 @@ def warm_up(config: WarmUpConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen2Fo
     return model.eval()
 
 
-def _untrained(config: WarmUpConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen2ForCausalLM:
-    return Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            intermediate_size=2 * config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.hidden_size // 32,
-            num_key_value_heads=1,
-            max_position_embeddings=2048,
-            tie_word_embeddings=True,
-            initializer_range=config.hidden_size**-0.5,  # the default of 0.02 is for far wider models and learns slowly
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+def model_config(config: WarmUpConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
+    """Return the shape of the model that `warm_up` trains."""
+    return Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=2 * config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.hidden_size // 32,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        initializer_range=config.hidden_size**-0.5,  # the default of 0.02 is for far wider models and learns slowly
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 

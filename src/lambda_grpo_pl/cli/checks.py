@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from lambda_grpo_pl.cli.planned_run import sampling_requests
 from lambda_grpo_pl.data.batching import share_prompts
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.sampling import uses_vllm
+from lambda_grpo_pl.sampling import check_context, uses_vllm
 from lambda_grpo_pl.training.config import UpdateConfig, check_precision
 
 
@@ -39,6 +40,10 @@ def check_plan(config: Any) -> None:
             "id."
         )
     _check_preference(config)
+
+
+def check_machine(config: Any) -> None:
+    """Refuse what this machine lacks. Raises `UserError`."""
     uses_vllm(config.rollout.sampler)  # raises if that vLLM cannot be used
     if config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise UserError(
@@ -51,6 +56,19 @@ def check_seed(seed: int) -> None:
     """Refuse a seed that numpy does not take. Raises `UserError`."""
     if not 0 <= seed < 2**32:
         raise UserError(f"seed_everything is {seed}: set it between 0 and {2**32 - 1}.")
+
+
+def check_lengths(parts: Any, num_positions: int | None) -> None:
+    """Refuse prompts and responses, of training and of every validation set, that exceed the model or the engine.
+
+    `parts` is the instantiated configuration; `num_positions` is how many tokens the model reads, None if not known.
+    Raises `UserError`.
+    """
+    engine = parts.rollout.vllm if parts.rollout.sampler_name != "transformers" else None
+    for request in sampling_requests(parts, num_ranks=1):
+        is_training = request.name == "training"
+        key = "rollout.sampling.max_tokens" if is_training else f"evaluation.benchmarks.{request.name}.max_tokens"
+        check_context(request.prompt_tokens, request.response_tokens, engine, num_positions, response_key=key)
 
 
 def check_shares(batch_size: int, updates: UpdateConfig, num_ranks: int) -> None:

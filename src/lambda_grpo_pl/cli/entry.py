@@ -24,6 +24,7 @@ commands:
   validate   evaluate a policy or a checkpoint on the validation sets
   test       the same, logged as test/…
   predict    write the policy's responses to a file
+  plan       show what a configuration holds on each GPU and whether it fits, without loading weights
   compare    compare evaluated runs, question by question
   replay     learn again from a recorded step of a run, as it did or with another method
   init       copy the configurations that come with the package to a folder
@@ -117,6 +118,10 @@ def _run(arguments: Sequence[str]) -> int:
     check_checkpoint_argument(arguments)
     sys.argv[1:] = arguments
     try:
+        if arguments[0] == "plan":
+            from lambda_grpo_pl.cli.plan import main as plan
+
+            return plan(arguments[1:])
         build()
     except PreemptedException:
         return PREEMPTED

@@ -25,7 +25,7 @@ from lambda_grpo_pl.builtin.models import resolve_model_path
 from lambda_grpo_pl.callbacks.one_step_off import check_correction
 from lambda_grpo_pl.callbacks.order import SECTIONS
 from lambda_grpo_pl.callbacks.run_config import RunConfig
-from lambda_grpo_pl.cli.checks import check_plan, check_seed, check_shares
+from lambda_grpo_pl.cli.checks import check_lengths, check_machine, check_plan, check_seed, check_shares
 from lambda_grpo_pl.cli.defaults import add_default_callbacks
 from lambda_grpo_pl.cli.explain import ParserError, explain
 from lambda_grpo_pl.cli.help import describe_keys, topic
@@ -34,6 +34,7 @@ from lambda_grpo_pl.cli.resume import check_checkpoint_path, choose_checkpoint
 from lambda_grpo_pl.data.module import PromptDataModule
 from lambda_grpo_pl.data.prompts import preview_prompts
 from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.planning.model_config import model_positions
 from lambda_grpo_pl.training.module import LambdaGRPO
 
 BAD_SETTINGS = (ValueError, OSError, MisconfigurationException)
@@ -122,6 +123,7 @@ class LambdaGRPOCLI(LightningCLI):
         """Refuse settings that cannot work together, then turn `builtin:` model names into folders."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         check_plan(config)
+        check_machine(config)
         check_correction(config.one_step_off.enabled, config.model.objective.surrogate.is_correction)
         for name in ("path", "reference_path"):
             value = config.model.policy[name]
@@ -147,13 +149,15 @@ class LambdaGRPOCLI(LightningCLI):
             data = self.datamodule
             print(preview_prompts(data.val_sources, data.rules.without_skipping(), data.tokenizer, config.print_prompt))
             raise SystemExit
+        parts = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        check_lengths(parts, model_positions(self.model.policy_config))
         check_shares(self.datamodule.batch_size, self.model.updates, self.trainer.world_size)
 
 
-def build(args: ArgsType = None, run: bool = True) -> LambdaGRPOCLI:
+def build(args: ArgsType = None, run: bool = True, kind: type[LambdaGRPOCLI] = LambdaGRPOCLI) -> LambdaGRPOCLI:
     """Parse `args` (the command line if None), build trainer, module and data, and run the subcommand if `run`."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
-    return LambdaGRPOCLI(
+    return kind(
         LambdaGRPO,
         PromptDataModule,
         args=args,

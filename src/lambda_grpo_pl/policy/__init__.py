@@ -1,6 +1,6 @@
 """The policy and its passes: loading, packing, log-probabilities in chunks. Knows tensors and batches, no objective."""
 
-from lambda_grpo_pl.policy.config import LoraSettings, PolicyConfig
+from lambda_grpo_pl.policy.config import LoraSettings, PolicyConfig, ShardingSettings
 from lambda_grpo_pl.policy.head import TokenLoss, TokenScores
 from lambda_grpo_pl.policy.loading import check_checkpoint, load_policy, load_reference
 from lambda_grpo_pl.policy.model import Policy, Reference
@@ -13,6 +13,7 @@ __all__ = [
     "Policy",
     "PolicyConfig",
     "Reference",
+    "ShardingSettings",
     "TokenLoss",
     "TokenScores",
     "check_checkpoint",

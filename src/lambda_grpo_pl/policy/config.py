@@ -41,6 +41,21 @@ class LoraSettings:
 
 
 @dataclass(kw_only=True)
+class ShardingSettings:
+    """How FSDP2 divides the policy (`ModelParallelStrategy`); other strategies ignore it."""
+
+    replicas: int = 1
+    """Copies of the sharded policy (hybrid sharding). Each is divided over as many neighboring ranks, so
+    trainer.num_nodes gathers weights inside nodes only."""
+    cpu_offload: bool = False
+    """Keep shards and optimizer states in host memory: less GPU memory, much more time."""
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1:
+            raise UserError(f"model.policy.sharding.replicas is {self.replicas}: set it to 1 or more.")
+
+
+@dataclass(kw_only=True)
 class PolicyConfig:
     """The language model to train, and the layout of its passes."""
 
@@ -54,6 +69,8 @@ class PolicyConfig:
     """Frozen reference of the KL term; null takes the policy's initial weights. Loaded only if kl_coef > 0."""
     lora: LoraSettings | None = None
     """Train low-rank adapters instead of all weights."""
+    sharding: ShardingSettings = field(default_factory=ShardingSettings)
+    """How FSDP2 divides the weights."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     packing: Packing = "auto"

@@ -65,7 +65,7 @@ def load_policy(
     dtype = torch.float32 if config.lora is None else config.lora.resolve_base_dtype(compute_dtype)
     model = _load(path, config, model_config, exactness.attention, dtype)
     if config.lora is not None:
-        model = _add_lora(model, config.lora)
+        model = add_lora(model, config.lora)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         if config.lora is not None:
@@ -126,7 +126,8 @@ def _load(path: str, config: PolicyConfig, model_config: Any, attention: str | N
     )
 
 
-def _add_lora(model: Any, lora: LoraSettings) -> Any:
+def add_lora(model: Any, lora: LoraSettings) -> Any:
+    """Return `model` in peft's wrapper, with untrained adapters."""
     from peft import LoraConfig, get_peft_model
 
     targets = "all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules
