@@ -3,7 +3,7 @@
     python benchmarks/plan.py [--threads 2] [--case tiny]
 
 Each case is a model with random weights, trained for two steps in a process of its own: sampling by transformers, two
-or more micro-batches, AdamW. Measured is what torch's allocator holds at its peak (memory events of the profiler) beside
+or more micro-batches, AdamW. Measured is what torch's allocator holds at its peak (memory events of the profiler) and
 the weights; the growth of the resident set is shown too, which contains the libraries' own buffers and what malloc
 keeps. Computed is the largest phase of the plan for the same settings. Goal: within 15 %.
 """
@@ -14,7 +14,6 @@ import argparse
 import json
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L

@@ -21,6 +21,7 @@ from lambda_grpo_pl.callbacks.run_config import RunConfig
 from lambda_grpo_pl.callbacks.startup import StartupPlan
 from lambda_grpo_pl.callbacks.summary import RunSummary
 from lambda_grpo_pl.callbacks.timing import PhaseTimer
+from lambda_grpo_pl.callbacks.watchdog import Watchdog
 
 __all__ = [
     "BenchmarkEvaluation",
@@ -44,6 +45,7 @@ __all__ = [
     "RunSummary",
     "RunWandbLogger",
     "StartupPlan",
+    "Watchdog",
     "check_order",
     "default_callbacks",
 ]

@@ -26,6 +26,7 @@ from lambda_grpo_pl.callbacks.rollout import RolloutCallback
 from lambda_grpo_pl.callbacks.startup import StartupPlan
 from lambda_grpo_pl.callbacks.summary import RunSummary
 from lambda_grpo_pl.callbacks.timing import PhaseTimer
+from lambda_grpo_pl.callbacks.watchdog import Watchdog
 
 SECTIONS: dict[str, type[L.Callback]] = {
     "rollout": RolloutCallback,
@@ -42,6 +43,7 @@ SECTIONS: dict[str, type[L.Callback]] = {
     "export": HuggingFaceExport,
     "plan": StartupPlan,
     "timer": PhaseTimer,
+    "watchdog": Watchdog,
     "summary": RunSummary,
     "checkpoint": LatestCheckpoint,
 }
@@ -64,6 +66,7 @@ def default_callbacks(
     export: HuggingFaceExport | None = None,
     plan: StartupPlan | None = None,
     timer: PhaseTimer | None = None,
+    watchdog: Watchdog | None = None,
     summary: RunSummary | None = None,
     checkpoint: LatestCheckpoint | None = None,
 ) -> list[L.Callback]:

@@ -28,6 +28,7 @@ ORDER = (
     "HuggingFaceExport",
     "StartupPlan",
     "PhaseTimer",
+    "Watchdog",
     "RunSummary",
     "LatestCheckpoint",
 )

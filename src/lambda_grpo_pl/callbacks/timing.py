@@ -12,13 +12,16 @@ import torch
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
+from lambda_grpo_pl.callbacks.phases import CLOCK, OTHER
 
 
 @contextmanager
 def timed(module: L.LightningModule, phase: str) -> Iterator[None]:
     """Log the wall time (seconds) of a phase of the training step as `time/<phase>`."""
+    CLOCK.enter(phase)
     start = time.perf_counter()
     yield
+    CLOCK.enter(OTHER)
     module.log(f"time/{phase}", _now() - start)
 
 
@@ -41,6 +44,7 @@ class PhaseTimer(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
         """Begin the training phase: the rollout is complete."""
+        CLOCK.enter("train")
         self._train_start = time.perf_counter()
 
     @override
@@ -49,6 +53,7 @@ class PhaseTimer(L.Callback):
     ) -> None:
         """Log the step's times."""
         now = _now()
+        CLOCK.enter(OTHER)
         pl_module.log("time/train", now - self._train_start)
         pl_module.log("time/step", now - self._step_start)
         tokens = int(batch.sampled().lengths.sum()) * trainer.world_size
