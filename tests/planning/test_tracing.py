@@ -85,7 +85,8 @@ def measure(settings: PolicyConfig, shape: PassShape) -> int:
 )
 def test_a_traced_peak_is_the_measured_one(settings: dict[str, Any], changes: dict[str, Any]) -> None:
     config, shape = PolicyConfig(path="random", **settings), replace(SHAPE, **changes)
-    assert trace_exactly(CONFIG, config, shape).peak == pytest.approx(measure(config, shape), rel=0.03)
+    tolerance = 0.1 if shape.layout == "padded" else 0.03  # there SDPA may choose another kernel for real tensors
+    assert trace_exactly(CONFIG, config, shape).peak == pytest.approx(measure(config, shape), rel=tolerance)
 
 
 def test_a_deep_model_is_extrapolated_exactly() -> None:

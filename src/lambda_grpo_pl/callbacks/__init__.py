@@ -14,6 +14,7 @@ from lambda_grpo_pl.callbacks.order_check import check_order
 from lambda_grpo_pl.callbacks.predictions import PredictionWriter
 from lambda_grpo_pl.callbacks.progress import RolloutProgressBar
 from lambda_grpo_pl.callbacks.recording import RolloutRecorder
+from lambda_grpo_pl.callbacks.rehearsal import Rehearsal
 from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
@@ -36,6 +37,7 @@ __all__ = [
     "PhaseTimer",
     "PredictionWriter",
     "PreferenceMonitor",
+    "Rehearsal",
     "RewardCallback",
     "RolloutCallback",
     "RolloutProgressBar",

@@ -30,6 +30,7 @@ from lambda_grpo_pl.evaluation.progress import ResumableSet, set_aside_other_wei
 from lambda_grpo_pl.evaluation.report import BenchmarkResult, RunInfo, compute_average, scores_table, write_tables
 from lambda_grpo_pl.evaluation.scores import BenchmarkScores
 from lambda_grpo_pl.rollout.responses import as_rewards
+from lambda_grpo_pl.sampling import check_context, engine_settings
 
 
 class BenchmarkEvaluation(L.Callback):
@@ -91,10 +92,15 @@ class BenchmarkEvaluation(L.Callback):
                 f"Unknown validation set {', '.join(sorted(unknown))} in evaluation.benchmarks or "
                 f"evaluation.average_over; available: {', '.join(names)}."
             )
-        rewards = rollouts.suites.training.specs
+        rewards, longest = rollouts.suites.training.specs, data.rules.max_prompt_tokens
+        settings = engine_settings(rollouts.sampler.name, rollouts.sampler.vllm)
         for source in data.val_sources:
             overrides = [self.overrides, self.benchmarks.get(source.name, EvaluationSettings())]
-            self._plans[source.name] = plan_set(source, overrides, rollouts.sampling, rewards, rollouts.run.seed)
+            plan = plan_set(source, overrides, rollouts.sampling, rewards, rollouts.run.seed)
+            key = f"evaluation.benchmarks.{source.name}.max_tokens"
+            needed = check_context(longest, plan.sampling.max_tokens, settings, None, response_key=key)
+            rollouts.sampler.reserve_context(needed)
+            self._plans[source.name] = plan
 
     @override
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import nn
 
+from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.rollout.run_context import SampledPolicy
 
 
@@ -157,6 +158,10 @@ class PolicyConfigView(Protocol):
 
 class TrainedModule(Protocol):
     """What callbacks may read of the module that trains, `LambdaGRPO`."""
+
+    def rehearse(self, batch: RolloutBatch) -> None:
+        """Pass a scored batch forward and backward, with no step, and leave nothing behind."""
+        ...
 
     @property
     def policy(self) -> TrainablePolicy:

@@ -20,6 +20,7 @@ from lambda_grpo_pl.callbacks.monitor import PreferenceMonitor
 from lambda_grpo_pl.callbacks.one_step_off import OneStepOff
 from lambda_grpo_pl.callbacks.predictions import PredictionWriter
 from lambda_grpo_pl.callbacks.recording import RolloutRecorder
+from lambda_grpo_pl.callbacks.rehearsal import Rehearsal
 from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.rollout import RolloutCallback
@@ -42,6 +43,7 @@ SECTIONS: dict[str, type[L.Callback]] = {
     "predictions": PredictionWriter,
     "export": HuggingFaceExport,
     "plan": StartupPlan,
+    "rehearsal": Rehearsal,
     "timer": PhaseTimer,
     "watchdog": Watchdog,
     "summary": RunSummary,
@@ -65,6 +67,7 @@ def default_callbacks(
     predictions: PredictionWriter | None = None,
     export: HuggingFaceExport | None = None,
     plan: StartupPlan | None = None,
+    rehearsal: Rehearsal | None = None,
     timer: PhaseTimer | None = None,
     watchdog: Watchdog | None = None,
     summary: RunSummary | None = None,

@@ -27,6 +27,7 @@ ORDER = (
     "PredictionWriter",
     "HuggingFaceExport",
     "StartupPlan",
+    "Rehearsal",
     "PhaseTimer",
     "Watchdog",
     "RunSummary",

@@ -23,6 +23,8 @@ from lambda_grpo_pl.sampling import (
     SamplingSettings,
     ServerSettings,
     VllmSettings,
+    check_context,
+    engine_settings,
 )
 
 TRUNCATION_WARNING = 0.5
@@ -81,7 +83,8 @@ class RolloutCallback(EngineOwner):
             module = trained(pl_module)
             check_training_sampling(self.sampling, module.temperature, module.objective.surrogate.is_correction)
         float32 = str(trainer.precision).startswith("32")
-        needed = data.rules.max_prompt_tokens + self.sampling.max_tokens
+        settings = engine_settings(self.sampler_name, self.vllm)
+        needed = check_context(data.rules.max_prompt_tokens, self.sampling.max_tokens, settings, None)
         run = RunContext(
             tokenizer=data.tokenizer,
             stops=data.stops,

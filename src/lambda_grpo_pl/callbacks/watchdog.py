@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import lightning as L
 import torch.distributed as dist
@@ -105,7 +105,7 @@ class LocalBoard:
 class StoreBoard:
     """A board in torch's own rendezvous store, over a connection that the watching thread alone uses."""
 
-    def __init__(self, store: dist.Store, world_size: int) -> None:
+    def __init__(self, store: Any, world_size: int) -> None:
         """Use `store`, which no other thread may use."""
         self._store, self._world_size = store, world_size
 
@@ -176,7 +176,7 @@ def _open_board(world_size: int) -> Board:
     if world_size == 1 or not (dist.is_available() and dist.is_initialized()):
         return LocalBoard()
     store: Any = dist.distributed_c10d._get_default_store()
-    return StoreBoard(cast(dist.Store, store.clone()), world_size)
+    return StoreBoard(store.clone(), world_size)
 
 
 def _dump_stacks() -> None:

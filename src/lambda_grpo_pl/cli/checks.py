@@ -10,7 +10,7 @@ import torch
 from lambda_grpo_pl.cli.planned_run import sampling_requests
 from lambda_grpo_pl.data.batching import share_prompts
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.sampling import check_context, uses_vllm
+from lambda_grpo_pl.sampling import check_context, engine_settings, uses_vllm
 from lambda_grpo_pl.training.config import UpdateConfig, check_precision
 
 
@@ -64,7 +64,7 @@ def check_lengths(parts: Any, num_positions: int | None) -> None:
     `parts` is the instantiated configuration; `num_positions` is how many tokens the model reads, None if not known.
     Raises `UserError`.
     """
-    engine = parts.rollout.vllm if parts.rollout.sampler_name != "transformers" else None
+    engine = engine_settings(parts.rollout.sampler_name, parts.rollout.vllm)
     for request in sampling_requests(parts, num_ranks=1):
         is_training = request.name == "training"
         key = "rollout.sampling.max_tokens" if is_training else f"evaluation.benchmarks.{request.name}.max_tokens"

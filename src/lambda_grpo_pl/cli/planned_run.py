@@ -81,8 +81,8 @@ def read_placement(trainer: Any, num_devices: int | None, replicas: int, offload
             "ModelParallelStrategy (FSDP2, see configs/strategy/fsdp2.yaml)."
         )
     if strategy == "ddp":
-        arguments = trainer.strategy.get("init_args", {}) if not isinstance(trainer.strategy, str) else {}
-        views = (arguments.get("dict_kwargs") or arguments).get("gradient_as_bucket_view", False)
+        arguments = {} if isinstance(trainer.strategy, str) else trainer.strategy.get("dict_kwargs") or {}
+        views = arguments.get("gradient_as_bucket_view", False)
         return Placement("ddp", world_size, 1, bucket_views=bool(views))
     return Placement("fsdp2", world_size, max(1, world_size // replicas), offload)
 

@@ -114,6 +114,14 @@ class PromptDataModule(L.LightningDataModule):
         stream = self._streams["train"]
         return len(stream.rows) if isinstance(stream, PromptTable) else None
 
+    @property
+    def longest_train_prompt(self) -> int:
+        """Tokens of the longest training prompt, after `setup`; the limit if they are streamed."""
+        stream = self._streams["train"]
+        if not isinstance(stream, PromptTable):
+            return self.rules.max_prompt_tokens
+        return max(len(row.ids) for row in stream.rows)
+
     def setup(self, stage: str) -> None:
         """Read what `stage` needs, once. Raises `UserError` for a source that can't be read (see `PromptReader`)."""
         if stage == "fit" and not self._streams:

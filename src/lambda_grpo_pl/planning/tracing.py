@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -117,8 +117,19 @@ def build_on_meta(config: PretrainedConfig, settings: PolicyConfig, dtype: torch
         return model if settings.lora is None else add_lora(model, settings.lora)
 
 
+_TRACED: dict[tuple[str, str, PassShape], PassMemory] = {}
+"""What was traced before: looking for changes that fit asks for the same pass many times."""
+
+
 def trace_pass(config: PretrainedConfig, settings: PolicyConfig, shape: PassShape) -> PassMemory:
     """Return what forward and backward of one micro-batch take. Deep models are extrapolated from two depths."""
+    key = config.to_json_string(), repr(replace(settings, tokens_per_micro_batch=None)), shape
+    if key not in _TRACED:
+        _TRACED[key] = _extrapolate(config, settings, shape)
+    return _TRACED[key]
+
+
+def _extrapolate(config: PretrainedConfig, settings: PolicyConfig, shape: PassShape) -> PassMemory:
     depth = config.get_text_config().num_hidden_layers
     if depth <= DEPTHS[1]:
         return trace_exactly(config, settings, shape)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ class Policy(nn.Module):
         packs = self.causal_lm.config._attn_implementation == PACKED
         self.layouts: tuple[Layout, ...] = layouts or (ALL if packs else PADDED)
         self.longest_row = longest_row
+        self.offloaded = False
         self._transform = read_logit_transform(self.causal_lm.config)
         self._transformer = [torch.compile(self.backbone, dynamic=True) if config.compile else self.backbone]
 
@@ -65,6 +66,10 @@ class Policy(nn.Module):
     def backbone(self) -> nn.Module:
         """The transformer without its head."""
         return cast(nn.Module, self.causal_lm.base_model)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Stay where FSDP2 has put the weights if it keeps them in host memory; a trainer would move them."""
+        return self if self.offloaded else super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def layout_for(self, prompt_lengths: Tensor, lengths: Tensor) -> Layout:
         """The layout that `config.packing` asks for, decided for this rollout where it says `auto`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -20,11 +21,11 @@ from lambda_grpo_pl.sampling import (
     VllmSettings,
     check_sync,
     context_switch,
+    engine_settings,
     installed_vllm,
     plan_adapters,
     plan_probe,
     runs_remote_code,
-    uses_engine_settings,
     uses_vllm,
 )
 
@@ -91,6 +92,14 @@ class PolicySampler:
         """Whether the sampler has this version of the weights."""
         return self._version == version
 
+    def expire(self) -> None:
+        """Let the next `sync` hand over the weights again."""
+        self._version = None
+
+    def reserve_context(self, num_tokens: int) -> None:
+        """Let an engine that starts later hold a prompt and response of `num_tokens`, unless its settings say less."""
+        self._run = replace(self._run, context_length=max(num_tokens, self._run.context_length or 0))
+
     def describe(self, policy: SampledPolicy) -> EngineInfo:
         """Return what samples on this machine; it need not have started."""
         if self.name == "server":
@@ -144,16 +153,17 @@ class PolicySampler:
             SyncError: If it exceeds the run's tolerance.
         """
         config, trainer_dtype = policy.causal_lm.config, self._run.trainer_dtype
+        engine = engine_settings(self.name, self.vllm)
         probe = plan_probe(
             vocab_size=len(self._run.tokenizer),
-            engine_dtype=self.vllm.torch_dtype if uses_engine_settings(self.name) else trainer_dtype,
+            engine_dtype=trainer_dtype if engine is None else engine.torch_dtype,
             trainer_dtype=trainer_dtype,
             max_length=self._longest_probe(config),
             window=context_switch(config) if self._version is None else None,  # a window's effect never changes
             tolerance=self._run.sync_tolerance,
         )
         engines = self.started.engines if isinstance(self.started, ServerSampler) else [self.started]
-        return max(check_sync(engine, policy.sequence_logprobs, *probe) for engine in engines)
+        return max(check_sync(each, policy.sequence_logprobs, *probe) for each in engines)
 
     def _longest_probe(self, config: Any) -> int:
         positions = getattr(config, "max_position_embeddings", None) or DEFAULT_CONTEXT

@@ -2,13 +2,7 @@
 
 from lambda_grpo_pl.sampling.adapters import AdapterPlan, plan_adapters
 from lambda_grpo_pl.sampling.context import check_context
-from lambda_grpo_pl.sampling.factory import (
-    SamplerBuilder,
-    SamplerName,
-    runs_remote_code,
-    uses_engine_settings,
-    uses_vllm,
-)
+from lambda_grpo_pl.sampling.factory import SamplerBuilder, SamplerName, engine_settings, runs_remote_code, uses_vllm
 from lambda_grpo_pl.sampling.process.client import SamplerProcess
 from lambda_grpo_pl.sampling.protocol import OnGroup, ReceivingSampler, Sampler, SyncReport
 from lambda_grpo_pl.sampling.selftest import (
@@ -49,6 +43,7 @@ __all__ = [
     "check_context",
     "check_sync",
     "context_switch",
+    "engine_settings",
     "installed_vllm",
     "plan_adapters",
     "plan_probe",
@@ -56,6 +51,5 @@ __all__ = [
     "probe_sequences",
     "require_vllm",
     "runs_remote_code",
-    "uses_engine_settings",
     "uses_vllm",
 ]

@@ -29,9 +29,9 @@ def uses_vllm(name: SamplerName) -> bool:
     return True
 
 
-def uses_engine_settings(name: SamplerName) -> bool:
-    """Return whether the section `rollout.engine` describes what samples: an engine here, or the servers'."""
-    return name == "server" or uses_vllm(name)
+def engine_settings(name: SamplerName, settings: VllmSettings) -> VllmSettings | None:
+    """Return the settings of the engine that `rollout.sampler` means, here or on servers; None for the transformers sampler."""
+    return settings if name in ("vllm", "server") or (name == "auto" and installed_vllm() is not None) else None
 
 
 def runs_remote_code(model: nn.Module) -> bool:

@@ -22,8 +22,9 @@ from lambda_grpo_pl.objective import LengthPreference, LensConfig, PreferenceCon
 from lambda_grpo_pl.policy import Policy, PolicyConfig, Reference, check_checkpoint, load_policy, load_reference
 from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig, check_precision, name_method
 from lambda_grpo_pl.training.optimization import ascend, clip_gradient, make_optimizer, make_scheduler
+from lambda_grpo_pl.training.rehearsal import rehearse_update
 from lambda_grpo_pl.training.replay import LambdaPath
-from lambda_grpo_pl.training.sharding import check_strategy, shard_policy, sync_gradients
+from lambda_grpo_pl.training.sharding import check_strategy, gathers_rounded, shard_policies, sync_gradients
 from lambda_grpo_pl.training.token_metrics import UpdateStatistics, summarize_updates
 from lambda_grpo_pl.training.update import Passes, Rollout, accumulate_gradient, prepare_rollout
 from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
@@ -107,12 +108,8 @@ class LambdaGRPO(L.LightningModule):
         elif self.objective.surrogate.kl_coef > 0:
             self._reference = [self.policy.without_adapters()]
         if self.device_mesh is not None:
-            # The virtual step on held-out prompts is taken in float32, so it needs whole float32 weights: autocast
-            # rounds them for all other passes. Gathering them takes twice the traffic.
-            heldout = getattr(getattr(self.trainer, "datamodule", None), "heldout_source", None) is not None
-            steps = heldout or self.preference.config.learn == "validation"
-            rounded = "bf16" in self.trainer.precision and not steps
-            shard_policy(self.policy, self.device_mesh, torch.bfloat16 if rounded else None)
+            rounded = torch.bfloat16 if gathers_rounded(self.trainer, self.preference.config.learn) else None
+            shard_policies(self.policy, self._reference, self.device_mesh, config.sharding, rounded)
 
     @override
     def configure_optimizers(self) -> Any:
@@ -177,6 +174,11 @@ class LambdaGRPO(L.LightningModule):
         """Return the sampled batch. Raises `UserError` naming the callback that is missing."""
         batch.sampled()
         return batch
+
+    def rehearse(self, batch: RolloutBatch) -> None:
+        """Pass a scored batch forward and backward as an update does, with no step, and leave nothing behind."""
+        passes = self._passes()._replace(sync=lambda last: sync_gradients(self.trainer.strategy, last=False))
+        rehearse_update(self.policy, self._reference, batch, self.objective, passes, self.updates.per_rollout > 1)
 
     def _update(
         self, rollout: Rollout, groups: Groups, validation: Validation | None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.policy import Policy
+from lambda_grpo_pl.policy import Policy, Reference, ShardingSettings
 
 
 def check_strategy(strategy: Strategy) -> None:
@@ -25,11 +26,25 @@ def check_strategy(strategy: Strategy) -> None:
         )
 
 
-def shard_policy(policy: Policy, mesh: DeviceMesh, dtype: torch.dtype | None) -> None:
-    """Shard each transformer layer and the rest of the policy over the data-parallel dimension of `mesh`, in place.
+def shard_policies(
+    policy: Policy,
+    references: Sequence[Reference],
+    mesh: DeviceMesh,
+    settings: ShardingSettings,
+    dtype: torch.dtype | None,
+) -> None:
+    """Shard the policy, and the reference if it is a model of its own; `dtype` is the policy's (`shard_policy`)."""
+    shard_policy(policy, mesh, settings, dtype)
+    for reference in references:
+        if isinstance(reference, Policy):
+            shard_policy(reference, mesh, settings, None)
 
-    `dtype` is what parameters are gathered and computed in (None: float32, as stored); master weights, gradients and
-    optimizer states stay float32. The head shares the root's group, so its weight is whole inside `Policy.forward`.
+
+def shard_policy(policy: Policy, mesh: DeviceMesh, settings: ShardingSettings, dtype: torch.dtype | None) -> None:
+    """Shard each transformer layer and the rest of a policy, or of the reference, over the ranks of `mesh`, in place.
+
+    `dtype` is what parameters are gathered and computed in (None: as stored); master weights, gradients and optimizer
+    states keep their own. The head shares the root's group, so its weight is whole inside `Policy.forward`.
 
     Raises `UserError` for a mesh with a tensor-parallel dimension: ranks along it would train on different prompts
     without reducing their gradients.
@@ -41,12 +56,38 @@ def shard_policy(policy: Policy, mesh: DeviceMesh, dtype: torch.dtype | None) ->
             "of ranks."
         )
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if dtype else MixedPrecisionPolicy()
-    data_mesh = mesh["data_parallel"]
+    arguments: dict[str, Any] = {"mesh": _data_mesh(mesh["data_parallel"], settings.replicas), "mp_policy": precision}
+    if settings.cpu_offload:
+        arguments["offload_policy"] = CPUOffloadPolicy()
     layer_names = set(policy.causal_lm._no_split_modules or [])
     for module in policy.modules():
         if type(module).__name__ in layer_names:
-            fully_shard(module, mesh=data_mesh, mp_policy=precision)
-    fully_shard(policy, mesh=data_mesh, mp_policy=precision)
+            fully_shard(module, **arguments)
+    fully_shard(policy, **arguments)
+    policy.offloaded = settings.cpu_offload
+
+
+def _data_mesh(mesh: DeviceMesh, replicas: int) -> DeviceMesh:
+    """The mesh over which weights are sharded, or replicated and sharded (hybrid sharding) with several `replicas`."""
+    if replicas == 1:
+        return mesh
+    if mesh.size() % replicas:
+        raise UserError(
+            f"model.policy.sharding.replicas is {replicas}, which does not divide the {mesh.size()} ranks: set it to "
+            "trainer.num_nodes."
+        )
+    ranks = mesh.mesh.view(replicas, -1)
+    return DeviceMesh(mesh.device_type, ranks, mesh_dim_names=("replicate", "shard"))
+
+
+def gathers_rounded(trainer: Any, learn: str) -> bool:
+    """Whether FSDP2 may gather bfloat16 weights.
+
+    The virtual step on held-out prompts is taken in float32, so it needs whole float32 weights: autocast rounds them
+    for all other passes. Gathering them takes twice the traffic.
+    """
+    heldout = getattr(getattr(trainer, "datamodule", None), "heldout_source", None) is not None
+    return "bf16" in trainer.precision and not (heldout or learn == "validation")
 
 
 def drop_gathered_weights(policy: Policy) -> None:
