@@ -1,4 +1,4 @@
-"""Two gloo ranks are one process: same gradients, same weights, same λ, under DDP and under FSDP2."""
+"""Several gloo ranks are one process: same gradients, same weights, same λ, under DDP and FSDP2."""
 
 import subprocess
 import sys
@@ -35,12 +35,20 @@ def single(folder: Path) -> Callable[[str], dict]:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "preference"), [("ddp", "batch_power"), ("fsdp2", "batch_power"), ("ddp", "correlation")]
+    ("strategy", "preference", "devices"),
+    [
+        ("ddp", "batch_power", 2),
+        ("fsdp2", "batch_power", 2),
+        ("ddp", "correlation", 2),
+        ("offload", "lambda_kl", 2),
+        pytest.param("hybrid", "lambda_kl", 4, marks=pytest.mark.slow),
+    ],
 )
-def test_two_ranks_equal_one_process(
-    folder: Path, single: Callable[[str], dict], strategy: str, preference: str
+def test_several_ranks_equal_one_process(
+    folder: Path, single: Callable[[str], dict], strategy: str, preference: str, devices: int
 ) -> None:
-    expected, result = single(preference), train(folder, strategy, 2, preference)
+    """Sharded or copied, in host memory, sharded inside pairs and replicated across them; the reference likewise."""
+    expected, result = single(preference), train(folder, strategy, devices, preference)
     torch.testing.assert_close(torch.tensor(result["path"]), torch.tensor(expected["path"]), rtol=1e-4, atol=1e-6)
     assert result["state"]["preference.lam"].item() != 0.0
     for name, value in expected["state"].items():

@@ -12,9 +12,9 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed.tensor import DTensor
 
-from lambda_grpo_pl.objective import CorrelationConfig, PreferenceConfig
-from lambda_grpo_pl.policy import PolicyConfig
-from lambda_grpo_pl.training.config import OptimizerConfig
+from lambda_grpo_pl.objective import CorrelationConfig, PreferenceConfig, SurrogateConfig
+from lambda_grpo_pl.policy import PolicyConfig, ShardingSettings
+from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig
 from lambda_grpo_pl.training.module import LambdaGRPO
 from tests.scored import ScoredData
 
@@ -22,16 +22,22 @@ STRATEGIES = {
     "auto": lambda: "auto",
     "ddp": lambda: DDPStrategy(process_group_backend="gloo"),
     "fsdp2": lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo"),
+    "offload": lambda: ModelParallelStrategy(
+        data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo"
+    ),
+    "hybrid": lambda: ModelParallelStrategy(data_parallel_size=4, tensor_parallel_size=1, process_group_backend="gloo"),
 }
+SHARDING = {"offload": ShardingSettings(cpu_offload=True), "hybrid": ShardingSettings(replicas=2)}
 
 
 PREFERENCES = {
     "batch_power": PreferenceConfig(family="batch_power", lr=10.0, contextual=True),
+    "lambda_kl": PreferenceConfig(lr=10.0, contextual=True),
     "correlation": PreferenceConfig(
         family="batch_power", learn="correlation", correlation=CorrelationConfig(gain=0.7, high=1.0)
     ),
 }
-"""Names for the command line."""
+"""Names for the command line; `lambda_kl` has a KL term."""
 
 
 NAMES = (
@@ -61,8 +67,10 @@ def whole(value: torch.Tensor) -> torch.Tensor:
 
 def main(folder: str, out: str, strategy: str, devices: str, preference: str) -> None:
     torch.set_num_threads(1)
-    policy = PolicyConfig(path=folder, tokens_per_micro_batch=60)
-    module = LambdaGRPO(policy, PREFERENCES[preference], optimizer=OptimizerConfig(lr=1e-3))
+    sharding = SHARDING.get(strategy, ShardingSettings())
+    policy = PolicyConfig(path=folder, tokens_per_micro_batch=60, sharding=sharding)
+    objective = ObjectiveConfig(surrogate=SurrogateConfig(kl_coef=0.2 if preference == "lambda_kl" else 0.0))
+    module = LambdaGRPO(policy, PREFERENCES[preference], objective, OptimizerConfig(lr=1e-3))
     losses = Losses()
     trainer = L.Trainer(
         max_steps=3,
@@ -77,6 +85,9 @@ def main(folder: str, out: str, strategy: str, devices: str, preference: str) ->
         use_distributed_sampler=False,
     )
     trainer.fit(module, datamodule=ScoredData())
+    sharded = isinstance(trainer.strategy, ModelParallelStrategy)
+    for model in (module.policy, *module._reference):
+        assert all(isinstance(parameter, DTensor) is sharded for parameter in model.parameters())
     state = {name: whole(value) for name, value in module.named_parameters()}
     lams = trainer.strategy.all_gather(module.preference.lam.detach())
     assert bool((lams == lams.flatten()[0]).all()), "λ differs between ranks"

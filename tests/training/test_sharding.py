@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
-from lambda_grpo_pl.policy import Policy
+from lambda_grpo_pl.policy import Policy, ShardingSettings
 from lambda_grpo_pl.training.optimization import clip_gradient
 from lambda_grpo_pl.training.sharding import check_strategy, full, shard_policy, sync_gradients, total_norm
 from lambda_grpo_pl.training.update import Passes, accumulate_gradient, prepare_rollout, score_rows
@@ -78,7 +78,8 @@ def on_one_of_two_ranks(rank: int, port: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     policy = random_policy()
-    shard_policy(policy, init_device_mesh("cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel")), None)
+    mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
+    shard_policy(policy, mesh, ShardingSettings(), None)
     passes = Passes(budget=50, agree=lambda number: number, backward=lambda loss: loss.backward())
     check_gradients(policy, passes)
     check_the_validation_rule(policy, passes)

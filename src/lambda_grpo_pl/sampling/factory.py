@@ -30,7 +30,7 @@ def uses_vllm(name: SamplerName) -> bool:
 
 
 def engine_settings(name: SamplerName, settings: VllmSettings) -> VllmSettings | None:
-    """Return the settings of the engine that `rollout.sampler` means, here or on servers; None for the transformers sampler."""
+    """Return the settings of the engine that `rollout.sampler` means, here or on servers; None for transformers."""
     return settings if name in ("vllm", "server") or (name == "auto" and installed_vllm() is not None) else None
 
 
