@@ -22,7 +22,6 @@ ARGUMENTS=(
   --config configs/model/qwen2.5-7b.yaml
   --config configs/preference/lambda.yaml
   --config configs/data/math.yaml
-  --config configs/strategy/fsdp2.yaml
   --config configs/strategy/hybrid.yaml
   --data.batch_size 128
   --trainer.default_root_dir "$ROOT"

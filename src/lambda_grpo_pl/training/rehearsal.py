@@ -31,7 +31,7 @@ def rehearse_update(
     moments = [torch.empty_like(parameter) for parameter in trainable for _ in range(NUM_MOMENTS)]
     rollout = prepare_rollout(policy, references, batch, objective.advantage, passes, needs_old)
     weights = torch.full_like(rollout.advantages, 1 / float(batch.sampled().lengths.sum()))
-    rows = Groups.of(batch).rows
+    rows = Groups.of(batch).rows.flatten()
     try:
         accumulate_gradient(policy, rollout, rows, weights, objective.surrogate, passes)
     finally:

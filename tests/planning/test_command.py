@@ -1,0 +1,40 @@
+"""`lambda-grpo plan` from the command line."""
+
+import json
+import sys
+
+import pytest
+
+from lambda_grpo_pl.cli import entry
+from tests.test_configs import BASE
+
+SMALL = [*BASE, "--rollout.sampler", "transformers", "--data.rules.max_prompt_tokens", "64"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["lambda-grpo", "plan", *arguments])
+    return entry.main()
+
+
+def test_a_plan_as_json(in_root: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, *SMALL, "--trainer.accelerator", "cpu", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["fits"] is True
+    assert plan["peak"] == max(plan["totals"].values()) == plan["totals"]["sampling"]
+    assert plan["largest_tokens_per_micro_batch"] > 2048
+
+
+def test_a_run_that_does_not_fit_says_what_to_change(
+    in_root: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *SMALL, "--trainer.accelerator", "gpu", "--gpu", "1.51") == 1
+    said = capsys.readouterr().out
+    assert "Does not fit 1.51 GiB:" in said
+    assert "model.policy.gradient_checkpointing: true" in said
+
+
+def test_a_mistake_is_one_sentence(
+    in_root: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, *SMALL, "--trainer.accelerator", "gpu", "--gpu", "h1000") == 2
+    assert "--gpu is h1000" in capsys.readouterr().err
