@@ -23,6 +23,7 @@ from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.checkpoint import DUE, METHOD
 from lambda_grpo_pl.callbacks.context import datamodule, engine, trained
 from lambda_grpo_pl.callbacks.evaluation_settings import EvaluationSettings, SetPlan, plan_set
+from lambda_grpo_pl.callbacks.lengths import check_lengths
 from lambda_grpo_pl.callbacks.question_records import empty_slots, question_records, select_unanswered
 from lambda_grpo_pl.data.benchmarks import BENCHMARKS
 from lambda_grpo_pl.errors import UserError
@@ -30,7 +31,7 @@ from lambda_grpo_pl.evaluation.progress import ResumableSet, set_aside_other_wei
 from lambda_grpo_pl.evaluation.report import BenchmarkResult, RunInfo, compute_average, scores_table, write_tables
 from lambda_grpo_pl.evaluation.scores import BenchmarkScores
 from lambda_grpo_pl.rollout.responses import as_rewards
-from lambda_grpo_pl.sampling import check_context, engine_settings
+from lambda_grpo_pl.sampling import engine_settings
 
 
 class BenchmarkEvaluation(L.Callback):
@@ -92,13 +93,13 @@ class BenchmarkEvaluation(L.Callback):
                 f"Unknown validation set {', '.join(sorted(unknown))} in evaluation.benchmarks or "
                 f"evaluation.average_over; available: {', '.join(names)}."
             )
-        rewards, longest = rollouts.suites.training.specs, data.rules.max_prompt_tokens
+        rewards = rollouts.suites.training.specs
         settings = engine_settings(rollouts.sampler.name, rollouts.sampler.vllm)
         for source in data.val_sources:
             overrides = [self.overrides, self.benchmarks.get(source.name, EvaluationSettings())]
             plan = plan_set(source, overrides, rollouts.sampling, rewards, rollouts.run.seed)
             key = f"evaluation.benchmarks.{source.name}.max_tokens"
-            needed = check_context(longest, plan.sampling.max_tokens, settings, None, response_key=key)
+            needed = check_lengths(data, source.name, plan.sampling.max_tokens, settings, key)
             rollouts.sampler.reserve_context(needed)
             self._plans[source.name] = plan
 

@@ -64,8 +64,14 @@ class OneStepOff(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
-        """Begin the next rollout with the weights that this step starts from."""
-        if not self.enabled or trainer.global_step + trained(pl_module).updates.per_rollout >= trainer.max_steps:
+        """Begin the next rollout with the weights that this step starts from; else free what only sampling needs.
+
+        All other callbacks have sampled by now, and the first forward pass may need the engine's memory.
+        """
+        if not self.enabled:
+            engine(trainer).sampler.sleep()
+            return
+        if trainer.global_step + trained(pl_module).updates.per_rollout >= trainer.max_steps:
             return
         sync_sampler(trainer, pl_module)
         following = datamodule(trainer).train_batch(batch.index + 1)

@@ -18,6 +18,7 @@ from lambda_grpo_pl.batch import Completions, Prompts, Rewards, RolloutBatch
 from lambda_grpo_pl.callbacks.context import datamodule, engine, trained
 from lambda_grpo_pl.callbacks.phases import CLOCK, OTHER
 from lambda_grpo_pl.data.batching import share_prompts
+from lambda_grpo_pl.data.module import TRAINING
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rollout.engine import RolloutEngine
 
@@ -75,13 +76,14 @@ class Rehearsal(L.Callback):
         self._done = True
         module, rollouts, data = trained(pl_module), engine(trainer), datamodule(trainer)
         CLOCK.enter("rehearse")
+        longest = data.longest_prompts[TRAINING]
         share = share_prompts(data.batch_size, trainer.world_size)
         with isolate_rng(), explain_memory("sampling the longest prompts", SAMPLING_REMEDY):
             rollouts.sync(module.policy, trainer.global_step)
-            sample_full_batch(rollouts, share, data.longest_train_prompt, pl_module.device)
+            sample_full_batch(rollouts, share, longest, pl_module.device)
             rollouts.sampler.expire()  # so that the first step syncs, and logs it, as it would have done
         per_update = share // module.updates.num_minibatches
-        batch = make_largest_batch(rollouts, per_update, data.longest_train_prompt, module.token_budget)
+        batch = make_largest_batch(rollouts, per_update, longest, module.token_budget)
         what = f"training on responses of {rollouts.sampling.max_tokens} tokens"
         context = trainer.precision_plugin.train_step_context()
         with isolate_rng(), explain_memory(what, TRAINING_REMEDY), _train_mode(pl_module), context, torch.enable_grad():

@@ -9,9 +9,11 @@ from typing_extensions import override
 
 from lambda_grpo_pl.batch import Completions, RolloutBatch
 from lambda_grpo_pl.callbacks.context import EngineOwner, callbacks, datamodule, engine, find_callback, trained
+from lambda_grpo_pl.callbacks.lengths import check_lengths
 from lambda_grpo_pl.callbacks.order_check import check_order
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.timing import timed
+from lambda_grpo_pl.data.module import TRAINING
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rollout.engine import RolloutEngine
 from lambda_grpo_pl.rollout.policy_sampler import PolicySampler
@@ -23,7 +25,6 @@ from lambda_grpo_pl.sampling import (
     SamplingSettings,
     ServerSettings,
     VllmSettings,
-    check_context,
     engine_settings,
 )
 
@@ -84,7 +85,9 @@ class RolloutCallback(EngineOwner):
             check_training_sampling(self.sampling, module.temperature, module.objective.surrogate.is_correction)
         float32 = str(trainer.precision).startswith("32")
         settings = engine_settings(self.sampler_name, self.vllm)
-        needed = check_context(data.rules.max_prompt_tokens, self.sampling.max_tokens, settings, None)
+        needed = data.rules.max_prompt_tokens + self.sampling.max_tokens
+        for name in {"fit": [TRAINING], "predict": data.val_names}.get(stage, []):
+            check_lengths(data, name, self.sampling.max_tokens, settings, "rollout.sampling.max_tokens")
         run = RunContext(
             tokenizer=data.tokenizer,
             stops=data.stops,

@@ -59,7 +59,9 @@ def check_seed(seed: int) -> None:
 
 
 def check_lengths(parts: Any, num_positions: int | None) -> None:
-    """Refuse prompts and responses, of training and of every validation set, that exceed the model or the engine.
+    """Refuse limits on prompts and responses, of training and of every validation set, beyond the model or engine.
+
+    A run itself is checked with the prompts that it has read (`callbacks.lengths`); `plan` reads none.
 
     `parts` is the instantiated configuration; `num_positions` is how many tokens the model reads, None if not known.
     Raises `UserError`.

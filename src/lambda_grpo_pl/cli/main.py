@@ -25,7 +25,7 @@ from lambda_grpo_pl.builtin.models import resolve_model_path
 from lambda_grpo_pl.callbacks.one_step_off import check_correction
 from lambda_grpo_pl.callbacks.order import SECTIONS
 from lambda_grpo_pl.callbacks.run_config import RunConfig
-from lambda_grpo_pl.cli.checks import check_lengths, check_machine, check_plan, check_seed, check_shares
+from lambda_grpo_pl.cli.checks import check_machine, check_plan, check_seed, check_shares
 from lambda_grpo_pl.cli.defaults import add_default_callbacks
 from lambda_grpo_pl.cli.explain import ParserError, explain
 from lambda_grpo_pl.cli.help import describe_keys, topic
@@ -34,7 +34,6 @@ from lambda_grpo_pl.cli.resume import check_checkpoint_path, choose_checkpoint
 from lambda_grpo_pl.data.module import PromptDataModule
 from lambda_grpo_pl.data.prompts import preview_prompts
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.planning.model_config import model_positions
 from lambda_grpo_pl.training.module import LambdaGRPO
 
 BAD_SETTINGS = (ValueError, OSError, MisconfigurationException)
@@ -149,8 +148,6 @@ class LambdaGRPOCLI(LightningCLI):
             data = self.datamodule
             print(preview_prompts(data.val_sources, data.rules.without_skipping(), data.tokenizer, config.print_prompt))
             raise SystemExit
-        parts = self.config_init[self.subcommand] if self.subcommand else self.config_init
-        check_lengths(parts, model_positions(self.model.policy_config))
         check_shares(self.datamodule.batch_size, self.model.updates, self.trainer.world_size)
 
 

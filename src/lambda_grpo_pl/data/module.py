@@ -28,6 +28,7 @@ from lambda_grpo_pl.errors import UserError
 log = logging.getLogger(__name__)
 
 Stream = Literal["replacement", "heldout"]
+TRAINING = "data.train"
 
 
 class Position(NamedTuple):
@@ -115,12 +116,14 @@ class PromptDataModule(L.LightningDataModule):
         return len(stream.rows) if isinstance(stream, PromptTable) else None
 
     @property
-    def longest_train_prompt(self) -> int:
-        """Tokens of the longest training prompt, after `setup`; the limit if they are streamed."""
-        stream = self._streams["train"]
-        if not isinstance(stream, PromptTable):
-            return self.rules.max_prompt_tokens
-        return max(len(row.ids) for row in stream.rows)
+    def longest_prompts(self) -> dict[str, int]:
+        """Tokens of the longest prompt of each set that was read in `setup`; the limit for a stream."""
+        sets = dict(zip(self.val_names, self._val_rows, strict=True))
+        longest = {name: max(len(row.ids) for row in rows) for name, rows in sets.items() if rows}
+        if (train := self._streams.get("train")) is not None:
+            rows = train.rows if isinstance(train, PromptTable) else []
+            longest[TRAINING] = max((len(row.ids) for row in rows), default=self.rules.max_prompt_tokens)
+        return longest
 
     def setup(self, stage: str) -> None:
         """Read what `stage` needs, once. Raises `UserError` for a source that can't be read (see `PromptReader`)."""

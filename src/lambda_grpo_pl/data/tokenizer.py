@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import logging
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from lambda_grpo_pl.builtin.models import resolve_model_path
+from lambda_grpo_pl.builtin.tasks import PREFIX
 from lambda_grpo_pl.errors import UserError
 
 log = logging.getLogger(__name__)
+
+
+def read_positions(path: str, revision: str | None = None, trust_remote_code: bool = False) -> int | None:
+    """Return how many tokens the model of a tokenizer reads; None where its configuration is not there or does not say.
+
+    Built-in models are not made for it.
+    """
+    if path.startswith(PREFIX):
+        return None
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError):
+        return None
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return positions if isinstance(positions, int) else None
 
 
 def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -4,7 +4,8 @@ The policy's own `forward` (transformer, attention, head) and its backward pass 
 types and lifetimes but no memory. A dispatch mode sees each storage when it is made and when it is freed, so the peak
 contains activations, the chunk of logits, the head's gradient and every temporary, for any architecture and setting.
 
-Memory grows linearly with the number of layers, so a deep model is traced at two small depths.
+Memory grows linearly with the number of layers, so a deep model is traced at two small depths, and the line through
+both is followed.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from lambda_grpo_pl.policy.attention import PACKED
 from lambda_grpo_pl.policy.loading import add_lora
 from lambda_grpo_pl.policy.packing import ALL, PADDED, Layout
 
-DEPTHS = (2, 4)
-"""Numbers of layers at which a deeper model is traced; both even, since layers of two kinds mostly alternate."""
+ALIKE, MIXED = (1, 2), (2, 4)
+"""Numbers of layers at which a deeper model is traced: of one kind, or of several, which mostly alternate."""
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Attributes of mixtures of experts, whose first layers may be dense."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +134,18 @@ def trace_pass(config: PretrainedConfig, settings: PolicyConfig, shape: PassShap
 
 def _extrapolate(config: PretrainedConfig, settings: PolicyConfig, shape: PassShape) -> PassMemory:
     depth = config.get_text_config().num_hidden_layers
-    if depth <= DEPTHS[1]:
+    first, second = _depths(config)
+    if depth <= second:
         return trace_exactly(config, settings, shape)
-    shallow, deep = (trace_exactly(with_depth(config, layers), settings, shape) for layers in DEPTHS)
-    share = (depth - DEPTHS[0]) / (DEPTHS[1] - DEPTHS[0])
+    shallow, deep = (trace_exactly(with_depth(config, layers), settings, shape) for layers in (first, second))
+    share = (depth - first) / (second - first)
     return PassMemory(*(low + share * (high - low) for low, high in zip(shallow, deep, strict=True)))
+
+
+def _depths(config: PretrainedConfig) -> tuple[int, int]:
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or [])
+    return MIXED if len(kinds) > 1 or any(getattr(text, name, None) for name in EXPERTS) else ALIKE
 
 
 def with_depth(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
