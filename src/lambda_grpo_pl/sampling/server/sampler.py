@@ -70,6 +70,7 @@ class ServerSampler:
         torch.distributed.broadcast_object_list(outcome)
         if isinstance(outcome[0], UserError):
             raise outcome[0]
+        report: SyncReport
         report, in_use = outcome[0]
         for server, is_in_use in zip(self.servers, in_use, strict=True):
             server.adopt(report, is_in_use)
