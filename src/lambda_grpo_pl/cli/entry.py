@@ -25,6 +25,7 @@ commands:
   test       the same, logged as test/…
   predict    write the policy's responses to a file
   plan       show what a configuration holds on each GPU and whether it fits, without loading weights
+  serve      print or start the vLLM server that samples for a configuration
   compare    compare evaluated runs, question by question
   replay     learn again from a recorded step of a run, as it did or with another method
   init       copy the configurations that come with the package to a folder
@@ -34,8 +35,8 @@ fit, validate, test and predict take a stack of configurations, files or those t
   lambda-grpo fit --config configs/base.yaml --config configs/preference/lambda.yaml
 `lambda-grpo COMMAND --help` lists options and sections, `lambda-grpo fit --help data.train` the keys of one part.
 """
-COMMANDS = ("fit", "validate", "test", "predict", "compare", "replay", "init")
-RUNS = COMMANDS[:4]
+COMMANDS = ("fit", "validate", "test", "predict", "plan", "serve", "compare", "replay", "init")
+RUNS = COMMANDS[:6]
 """Commands that take a configuration."""
 
 
@@ -94,7 +95,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         near = get_close_matches(command, COMMANDS, n=1)
         guess = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"{command!r} is not a command: {guess}Use one of {', '.join(COMMANDS)}.")
-    if topic(words) == "":
+    if topic(words) == "" and command not in ("plan", "serve"):
         print(overview(command), end="")
         return 0
     return _run(arguments)
@@ -122,6 +123,10 @@ def _run(arguments: Sequence[str]) -> int:
             from lambda_grpo_pl.cli.plan import main as plan
 
             return plan(arguments[1:])
+        if arguments[0] == "serve":
+            from lambda_grpo_pl.cli.serve import main as serve
+
+            return serve(arguments[1:])
         build()
     except PreemptedException:
         return PREEMPTED

@@ -14,6 +14,8 @@ class ServerLaunch:
 
     model: str
     """Folder or hub id of the policy."""
+    revision: str | None = None
+    """Of a hub id."""
     context_length: int
     """Longest prompt plus response in tokens."""
     engine: VllmSettings
@@ -43,6 +45,8 @@ class ServerLaunch:
             *("--max-num-seqs", str(engine.max_num_seqs)),
             *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--seed", "0"),
         ]
+        if self.revision is not None:
+            words += ["--revision", self.revision]
         if engine.kv_cache_bytes is not None:
             words += ["--kv-cache-memory-bytes", str(engine.kv_cache_bytes)]
         if engine.eager:
