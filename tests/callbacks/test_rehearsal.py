@@ -64,7 +64,7 @@ def test_a_rehearsed_run_is_the_same_run(policy: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(LambdaGRPO, "rehearse", lambda self, batch: (batches.append(batch), rehearse(self, batch)))
     (plain, plain_trainer, expected), (module, trainer, seen) = fit(policy, False), fit(policy, True)
     (batch,) = batches
-    assert batch.prompts.lengths.tolist() == [9, 9]
+    assert batch.prompts.lengths.tolist() == [25, 25]  # 9 tokens of the longest question, 16 of the template
     assert set(batch.sampled().lengths.tolist()) == {12}
     for name, value in plain.state_dict().items():
         assert torch.equal(module.state_dict()[name], value), name
