@@ -58,7 +58,7 @@ def shard_policy(policy: Policy, mesh: DeviceMesh, settings: ShardingSettings, d
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if dtype else MixedPrecisionPolicy()
     arguments: dict[str, Any] = {"mesh": _data_mesh(mesh["data_parallel"], settings.replicas), "mp_policy": precision}
     if settings.cpu_offload:
-        arguments["offload_policy"] = CPUOffloadPolicy()
+        arguments["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
     layer_names = set(policy.causal_lm._no_split_modules or [])
     for module in policy.modules():
         if type(module).__name__ in layer_names:
