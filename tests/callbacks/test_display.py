@@ -49,6 +49,17 @@ def test_the_best_and_the_worst_response_are_shown_and_equal_ones_once() -> None
     assert len(select_responses(BATCH, TOKENIZER, 9)) == 5
 
 
+def test_the_terminal_obeys_nothing_that_a_model_or_a_data_set_wrote(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202eb\x00\rc"
+    rows = [ShownResponse(hostile, hostile, hostile, 1.0, 3)]
+    Console(width=120, force_terminal=True, no_color=True).print(completions._terminal_table(rows, "title"))
+    shown = capsys.readouterr().out
+    assert not set("\x07\x9b\u202e\x00\r") & set(shown)
+    assert "\x1b[2J" not in shown
+    assert "\x1b]" not in shown
+    assert "\N{REPLACEMENT CHARACTER}[2J" in shown
+
+
 def test_the_terminal_shows_a_prompt_once_and_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [ShownResponse("Ask [b]me[/b]", text, "[7]", 1.0, 3) for text in (r"[red]x \[z\]", "y")]
     Console(width=120).print(completions._terminal_table(rows, "title"))

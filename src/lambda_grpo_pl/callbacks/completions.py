@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.context import datamodule
+from lambda_grpo_pl.data.printable import show_controls
 
 
 class ShownResponse(NamedTuple):
@@ -77,7 +78,8 @@ def _terminal_table(rows: list[ShownResponse], title: str) -> Table:
         if row.prompt != shown:
             shown = row.prompt
             table.add_section()
-            table.add_row(Text.assemble(("prompt: ", "bold"), shown))
+            table.add_row(Text.assemble(("prompt: ", "bold"), show_controls(shown)))
         # As `Text`, so that rich does not read brackets in a model's text as markup.
-        table.add_row(Text(row.completion), Text(row.answer), str(row.reward), str(row.tokens))
+        texts = [Text(show_controls(each)) for each in (row.completion, row.answer)]
+        table.add_row(*texts, str(row.reward), str(row.tokens))
     return table

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from lambda_grpo_pl.data.columns import UNJUDGEABLE, Columns, read_answers, read_question
+from lambda_grpo_pl.data.printable import show_controls
 from lambda_grpo_pl.data.readers import BadRowError, NamedRow, Row
 from lambda_grpo_pl.data.sources import PromptSource, open_rows
 from lambda_grpo_pl.data.templates import encode
@@ -187,7 +188,7 @@ def preview_prompts(
         for ids, example in PromptReader(first, rules, tokenizer, f"data.val[{number}]").read():
             blocks += [
                 f"── {source.name}, {example['id']}: template {first.prompt_template.label!r}, {len(ids)} tokens",
-                example["prompt"],
+                show_controls(example["prompt"]),
                 f"── token ids {ids}",
                 f"── gold {example['answer']!r}\n",
             ]
