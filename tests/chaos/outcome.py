@@ -10,8 +10,15 @@ import pyarrow.parquet as pq
 import torch
 
 TIMES = ("time/", "train/tokens_per_second")
-NOT_COMPARED = {"timestamp", "seconds", "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"}
-"""The last two count what was begun, also if it did not end; the data's position is compared."""
+NOT_COMPARED = {
+    "timestamp",
+    "seconds",
+    "current_score",
+    "epoch_loop.batch_progress",
+    "epoch_loop.val_loop.batch_progress",
+}
+"""ModelCheckpoint does not restore its `current_score`, and reads the best one instead. The last two count what was
+begun, also if it did not end; the data's position is compared."""
 
 
 def differences(expected: Path, result: Path) -> list[str]:
@@ -34,6 +41,7 @@ def _unequal(a: Any, b: Any, place: str) -> list[str]:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return [] if a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all()) else [place]
     if isinstance(a, dict) and isinstance(b, dict):
+        a, b = ({_without_folder(key): value for key, value in each.items()} for each in (a, b))
         keys = [key for key in a.keys() | b.keys() if not _is_time(str(key))]
         return [line for key in sorted(keys, key=str) for line in _unequal(a.get(key), b.get(key), f"{place}/{key}")]
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
@@ -45,6 +53,11 @@ def _unequal(a: Any, b: Any, place: str) -> list[str]:
 
 def _is_time(name: str) -> bool:
     return name.startswith(TIMES) or name in NOT_COMPARED
+
+
+def _without_folder(key: Any) -> Any:
+    """A path as a key, such as ModelCheckpoint's, without the folder of the run."""
+    return Path(key).name if isinstance(key, str) and key.startswith("/") else key
 
 
 def _is_path(a: Any, b: Any) -> bool:
