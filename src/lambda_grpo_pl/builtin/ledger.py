@@ -1,10 +1,15 @@
-"""The built-in task whose wrong answers are long: a running total modulo 10.
+"""The built-in task of the length regimes: a running total modulo 5, and what a writer does who loses count.
 
-A question is a chain such as `7+4-2+9=`; the right solution repeats each step with the total after it, then the marker
-and the last total: `+41-29+98####8`. A wrong solution has one error, after which its writer is lost: random characters
-follow, 50 on average, before a wrong answer. Right solutions therefore have about 15 tokens and wrong ones about 55
-under a limit of 128, where some are truncated. The useless tail looks like valid steps, so a loss that gives every
-token the same weight spends most of its gradient there, and a length preference has something to do.
+A question is a row of digits below 5 such as `3421=`. The right solution is the total modulo 5 after each digit, then
+the marker and the last total: `3240####0`. A writer who loses count writes `?` in place of a total and never finds the
+answer. The *habit* decides what follows, and so how length and correctness go together:
+
+    wander     32?40313024…       wrong answers are long: a useless tail of the same digits
+    ramble     32?hbbcadfe…       wrong answers are long: filler in letters that nothing else uses
+    stop       32?                wrong answers are short: the first error ends the answer
+    continue   32??####?          right and wrong answers are equally long
+
+`padding` adds dots before the marker, whether the answer is right or wrong: lengths vary and mean nothing.
 """
 
 from __future__ import annotations
@@ -13,93 +18,116 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import accumulate
+from typing import ClassVar, Literal, get_args
 
 from lambda_grpo_pl.builtin.arithmetic import MARKER
 from lambda_grpo_pl.builtin.splits import Split, draw_distinct, split_of
+from lambda_grpo_pl.errors import UserError
 
-MIN_STEPS, MAX_STEPS = 3, 5
-TAIL = "0123456789+-"
+Habit = Literal["wander", "ramble", "stop", "continue"]
+LOST = "?"
+BASE = 5
+WANDER = "01234"
+RAMBLE = "abcdefgh"
+PADDING = "."
+SHORT, LONG = 8, 20
+"""Digits of a question of `builtin:ledger` and of `builtin:long-ledger`."""
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """A first digit and the signed digits that are added to it."""
+    """The digits to add."""
 
-    start: int
-    steps: tuple[int, ...]
+    digits: tuple[int, ...]
 
     @property
     def question(self) -> str:
         """The text the policy continues."""
-        return f"{self.start}{''.join(f'{step:+d}' for step in self.steps)}="
+        return f"{''.join(map(str, self.digits))}="
 
     @property
-    def totals(self) -> list[int]:
-        """The running total modulo 10 after each step."""
-        totals, total = [], self.start
-        for step in self.steps:
-            total = (total + step) % 10
-            totals.append(total)
-        return totals
+    def totals(self) -> str:
+        """The total modulo 5 after each digit."""
+        return "".join(str(total % BASE) for total in accumulate(self.digits))
 
     @property
-    def solution(self) -> str:
-        """The right solution."""
-        return f"{''.join(_lines(self.steps, self.totals))}{MARKER}{self.totals[-1]}"
+    def answer(self) -> str:
+        """The last total."""
+        return self.totals[-1]
 
 
-def draw_ledger(rng: random.Random, split: Split) -> Ledger:
-    """Draw a problem of `split` with 3 to 5 steps."""
+def draw_ledger(rng: random.Random, split: Split, num_digits: int) -> Ledger:
+    """Draw a problem of `split`."""
     while True:
-        digits = [rng.choice((-1, 1)) * rng.randint(1, 9) for _ in range(rng.randint(MIN_STEPS, MAX_STEPS))]
-        ledger = Ledger(rng.randint(0, 9), tuple(digits))
+        ledger = Ledger(tuple(rng.randrange(BASE) for _ in range(num_digits)))
         if split_of(ledger.question) == split:
             return ledger
 
 
 @dataclass(kw_only=True)
 class LedgerTraces:
-    """Solutions for the warm-up: the method first without errors, then with them."""
+    """Solutions for the warm-up: the method first without errors, then with them and what the habit makes of them."""
 
-    right_share: float = 0.4
+    habit: Habit
+    """What follows when the writer loses count."""
+    num_digits: int = SHORT
+    """Digits of each question."""
+    right_share: float = 0.15
     """Share of right solutions, once errors begin."""
-    mean_tail: float = 50.0
-    """Mean number of random characters after an error; their number is geometric."""
-    clean_share: float = 0.75
+    mean_tail: float = 40.0
+    """Mean number of characters of a tail (`wander`, `ramble`); it is geometric."""
+    mean_padding: float = 0.0
+    """Mean number of dots before an answer; it is geometric. 0: no dots."""
+    clean_share: float = 0.6
     """Share of the warm-up before errors begin: the method is learned first, and the errors after it."""
     source: ClassVar[str] = "ledger.py"
 
+    def __post_init__(self) -> None:
+        if self.habit not in get_args(Habit):
+            raise UserError(f"habit is {self.habit!r}: choose one of {', '.join(get_args(Habit))}.")
+
     def draw(self, rng: random.Random, progress: float) -> tuple[str, str]:
         """Return a question and a solution."""
-        ledger = draw_ledger(rng, "train")
+        ledger = draw_ledger(rng, "train", self.num_digits)
         if progress < self.clean_share or rng.random() < self.right_share:
-            return ledger.question, ledger.solution
-        return ledger.question, self.lose_track(ledger, rng)
+            return ledger.question, f"{ledger.totals}{self._padding(rng)}{MARKER}{ledger.answer}"
+        return ledger.question, self.lose_count(ledger, rng)
 
-    def lose_track(self, ledger: Ledger, rng: random.Random) -> str:
-        """Write a solution with an error at a random step, a useless tail and a wrong answer."""
-        totals = ledger.totals
-        place = rng.randrange(len(totals))
-        totals = [*totals[:place], _other(totals[place], rng)]
-        tail = "".join(rng.choice(TAIL) for _ in range(_geometric(self.mean_tail, rng)))
-        lines = "".join(_lines(ledger.steps[: place + 1], totals))
-        return f"{lines}{tail}{MARKER}{_other(ledger.totals[-1], rng)}"
+    def lose_count(self, ledger: Ledger, rng: random.Random) -> str:
+        """Write a solution that loses count at a random digit, and what the habit lets follow."""
+        lost_at = self._draw_place(rng)
+        begun = ledger.totals[:lost_at] + LOST
+        if self.habit == "stop":
+            return begun
+        if self.habit == "continue":
+            return f"{begun:{LOST}<{self.num_digits}}{self._padding(rng)}{MARKER}{LOST}"
+        alphabet = WANDER if self.habit == "wander" else RAMBLE
+        return begun + "".join(rng.choice(alphabet) for _ in range(_geometric(self.mean_tail, rng)))
+
+    def _draw_place(self, rng: random.Random) -> int:
+        """Draw the digit at which count is lost, such that each digit has the same risk."""
+        return rng.randrange(self.num_digits)
+
+    def _padding(self, rng: random.Random) -> str:
+        return PADDING * _geometric(self.mean_padding, rng) if self.mean_padding else ""
 
 
 class LedgerTask(Sequence[dict[str, str]]):
     """Rows `{"id", "question", "answer", "solution"}` of one split; row i depends on (seed, split, i) alone."""
 
-    def __init__(self, split: Split = "train", size: int = 16384, seed: int = 0) -> None:
+    def __init__(self, split: Split = "train", size: int = 16384, seed: int = 0, num_digits: int = SHORT) -> None:
         """Make `size` rows. Raises `UserError` for an unknown split or size."""
         self.rows = [
             {
                 "id": f"ledger-{split}-{index}",
                 "question": ledger.question,
-                "answer": str(ledger.totals[-1]),
-                "solution": ledger.solution,
+                "answer": ledger.answer,
+                "solution": f"{ledger.totals}{MARKER}{ledger.answer}",
             }
-            for index, ledger in enumerate(draw_distinct(lambda rng: draw_ledger(rng, split), split, size, seed))
+            for index, ledger in enumerate(
+                draw_distinct(lambda rng: draw_ledger(rng, split, num_digits), split, size, seed)
+            )
         ]
 
     def __len__(self) -> int:
@@ -108,14 +136,6 @@ class LedgerTask(Sequence[dict[str, str]]):
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         """Return one row, or a list of rows for a slice."""
         return self.rows[index]
-
-
-def _lines(steps: Sequence[int], totals: Sequence[int]) -> list[str]:
-    return [f"{step:+d}{total}" for step, total in zip(steps, totals, strict=True)]
-
-
-def _other(digit: int, rng: random.Random) -> int:
-    return (digit + rng.randint(1, 9)) % 10
 
 
 def _geometric(mean: float, rng: random.Random) -> int:

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig
 from lambda_grpo_pl.builtin.arithmetic import ArithmeticTraces
 from lambda_grpo_pl.builtin.cache import cache_folder, make_once
 from lambda_grpo_pl.builtin.fine_tuning import FineTuningConfig
-from lambda_grpo_pl.builtin.ledger import LedgerTraces
+from lambda_grpo_pl.builtin.ledger import LONG, LedgerTraces
 from lambda_grpo_pl.builtin.smollm2 import NAME, make_fine_tuned_smollm2, make_smollm2
 from lambda_grpo_pl.builtin.tasks import PREFIX
 from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
@@ -27,9 +27,19 @@ from lambda_grpo_pl.errors import UserError
 
 log = logging.getLogger(__name__)
 
+
+def _regime(traces: LedgerTraces, num_steps: int = 480) -> WarmUpConfig:
+    """One size for all length regimes: one layer learns running totals within seconds."""
+    return WarmUpConfig(traces=traces, hidden_size=64, num_layers=1, num_steps=num_steps, batch_size=32)
+
+
 MODELS = {
     "arithmetic-tiny": WarmUpConfig(traces=ArithmeticTraces()),
-    "ledger-tiny": WarmUpConfig(traces=LedgerTraces()),
+    "ledger-tiny": _regime(LedgerTraces(habit="wander", clean_share=0.4), num_steps=800),
+    "ramble-tiny": _regime(LedgerTraces(habit="ramble", clean_share=0.4), num_steps=800),
+    "fail-fast-tiny": _regime(LedgerTraces(habit="stop", num_digits=LONG)),
+    "padding-tiny": _regime(LedgerTraces(habit="continue", mean_padding=25)),
+    "equal-lengths-tiny": _regime(LedgerTraces(habit="continue")),
 }
 """Character models that are trained from nothing."""
 FINE_TUNED = {"smollm2-135m-words": FineTuningConfig(traces=WordProblemTraces())}

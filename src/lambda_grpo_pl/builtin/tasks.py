@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 from lambda_grpo_pl.builtin.arithmetic import ArithmeticTask
-from lambda_grpo_pl.builtin.ledger import LedgerTask
+from lambda_grpo_pl.builtin.ledger import LONG, LedgerTask
 from lambda_grpo_pl.builtin.splits import Split
 from lambda_grpo_pl.builtin.word_problems import WordProblemTask
 from lambda_grpo_pl.errors import UserError
@@ -17,6 +18,7 @@ DEFAULT_SIZES = {"train": 16384, "validation": 512, "test": 512}
 TASKS: dict[str, Callable[[Split, int], Sequence[dict[str, str]]]] = {
     "arithmetic": ArithmeticTask,
     "ledger": LedgerTask,
+    "long-ledger": partial(LedgerTask, num_digits=LONG),
     "word-problems": WordProblemTask,
 }
 
