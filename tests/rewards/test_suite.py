@@ -108,3 +108,27 @@ def test_what_a_reward_returns_is_read_as_a_verdict():
     assert as_verdict(True) == Verdict(1.0, True)
     assert as_verdict(0.25) == Verdict(0.25, False)
     assert as_verdict(Verdict(-1.0, True, "x")) == Verdict(-1.0, True, "x")
+
+
+@pytest.mark.parametrize(
+    ("spec", "response", "golds", "score"),
+    [
+        (RewardSpec(name="math"), r"\boxed{7}", ["5", "7"], 1.0),
+        (RewardSpec(name="math"), r"\boxed{x(x+1)}", ["5", "x^2+x"], 1.0),
+        (RewardSpec(name="math"), r"\boxed{6}", ["5", "7"], 0.0),
+        (RewardSpec(name="math_lenient"), "seven is 7", ["5", "7"], 1.0),
+        (RewardSpec(name="numeric"), "#### 7", ["5", "7"], 1.0),
+        (RewardSpec(name="exact", params={"whole": True}), "Paris", ["Lyon", "Paris"], 1.0),
+        (RewardSpec(name="multiple_choice"), "B", ["A", "B"], 1.0),
+        (RewardSpec(name="chrf"), "a cat", ["the dog", "a cat"], 1.0),
+        (RewardSpec(name="json", params={"match_answer": True}), "[2]", ["[1]", "[2]"], 1.0),
+        (RewardSpec(name="regex", params={"pattern": "=(\\d)"}), "x=2", ["1", "2"], 1.0),
+    ],
+    ids=lambda value: value.name if isinstance(value, RewardSpec) else "",
+)
+def test_any_of_several_golds_is_right(spec, response, golds, score):
+    """What `answer_list: any` promises, whichever reward judges; the first gold alone is in `answer`."""
+    suite = RewardSuite([spec])
+    rows = [{"answer": golds[0], "answers": golds}]
+    assert suite.score([response], rows, [1], [False]).totals == [score]
+    suite.close()

@@ -10,7 +10,7 @@ from typing import Any
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rewards.math.extraction import boxed_spans
 from lambda_grpo_pl.rewards.registry import register
-from lambda_grpo_pl.rewards.verdict import Verdict
+from lambda_grpo_pl.rewards.verdict import Verdict, accept_any_gold
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -51,6 +51,7 @@ class JsonReward:
         self.keys = keys or []
         self.match_answer = match_answer
 
+    @accept_any_gold
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
         """Score one response."""
         blocks = completion.split("```")
@@ -81,6 +82,7 @@ class RegexReward:
             raise UserError(f"regex: the pattern {pattern!r} is not a regular expression: {error}.") from error
         self.full = full
 
+    @accept_any_gold
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
         """Score one response."""
         whole = self.pattern.fullmatch(completion.strip())

@@ -1,4 +1,4 @@
-"""Rewards for summarization and translation: overlap with a reference, `example["answer"]`, scaled to [0, 1]."""
+"""Rewards for summarization and translation: overlap with the reference `example["answer"]`, in [0, 1]."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rewards.registry import register
+from lambda_grpo_pl.rewards.verdict import accept_any_gold
 
 
 @register("rouge")
@@ -21,6 +22,7 @@ class Rouge:
         self.kind = kind
         self.scorer = RougeScorer([kind], use_stemmer=stem)
 
+    @accept_any_gold
     def __call__(self, completion: str, example: Mapping[str, Any]) -> float:
         """The F-measure, in [0, 1]."""
         return float(self.scorer.score(str(example["answer"]), completion)[self.kind].fmeasure)
@@ -35,6 +37,7 @@ class Chrf:
 
         self.metric = CHRF(word_order=word_order)
 
+    @accept_any_gold
     def __call__(self, completion: str, example: Mapping[str, Any]) -> float:
         """The score, in [0, 1]."""
         return float(self.metric.sentence_score(completion, [str(example["answer"])]).score) / 100
@@ -52,6 +55,7 @@ class Bleu:
 
         self.metric = BLEU(effective_order=True, tokenize=tokenize)
 
+    @accept_any_gold
     def __call__(self, completion: str, example: Mapping[str, Any]) -> float:
         """The score, in [0, 1]."""
         return float(self.metric.sentence_score(completion, [str(example["answer"])]).score) / 100

@@ -10,7 +10,7 @@ from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rewards.calls import CallUnit, IsolatedReward, RewardCaller, Row
 from lambda_grpo_pl.rewards.pool import Call, VerifierPool
 from lambda_grpo_pl.rewards.spec import PoolConfig, RewardSpec
-from lambda_grpo_pl.rewards.verdict import FAILED, LARGEST, Query, Verdict, Verifier, judge_answer
+from lambda_grpo_pl.rewards.verdict import FAILED, LARGEST, Query, Verdict, Verifier, choose_best, judge_answer
 
 Columns = Mapping[int, list[Verdict]]
 """Number of a reward in the suite → its verdicts, one per response."""
@@ -144,8 +144,8 @@ class RewardSuite:
         self, number: int, verifier: Verifier, completions: Sequence[str], rows: Sequence[Row]
     ) -> list[Verdict]:
         """Settle inline what can be; judge each distinct (gold, answer) once; failures keep their answer."""
-        prepared = [verifier.prepare(text, row) for text, row in zip(completions, rows, strict=True)]
-        queries = list(dict.fromkeys(item for item in prepared if isinstance(item, Query)))
+        prepared = [verifier.prepare_all(text, row) for text, row in zip(completions, rows, strict=True)]
+        queries = list(dict.fromkeys(item for items in prepared for item in items if isinstance(item, Query)))
         outcomes = dict(zip(queries, self._pool.run([Call(number, query) for query in queries]), strict=True))
 
         def settle(item: Verdict | Query) -> Verdict:
@@ -155,7 +155,7 @@ class RewardSuite:
             failed = FAILED._replace(extracted=item.answer)
             return failed if outcome is None else judge_answer(bool(outcome), item.answer)
 
-        return [settle(item) for item in prepared]
+        return [choose_best([settle(item) for item in items]) for items in prepared]
 
     def _score_isolated(self, number: int, units: Sequence[CallUnit]) -> list[Verdict]:
         """Score in the pool. A unit that failed fails each of its responses; a wrong return raises `UserError`."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from numbers import Real
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from lambda_grpo_pl.errors import UserError
 
@@ -27,6 +28,8 @@ class Verdict(NamedTuple):
     extras: Mapping[str, float] = MappingProxyType({})
     """Further numbers to log, by name."""
 
+
+Outcome = TypeVar("Outcome", Verdict, float)
 
 LARGEST = float.fromhex("0x1.fffffep+127")
 """Largest float32: rewards become float32 tensors, where a larger number is infinite."""
@@ -75,10 +78,40 @@ class Verifier(ABC):
 
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
         """Both steps in this process, without protection; the suite and `grade` use the pool instead."""
-        prepared = self.prepare(completion, example)
+        return choose_best([self._judge_here(item) for item in self.prepare_all(completion, example)])
+
+    def prepare_all(self, completion: str, example: Mapping[str, Any]) -> list[Verdict | Query]:
+        """Prepare a response for each gold that its row accepts."""
+        return [self.prepare(completion, row) for row in split_golds(example)]
+
+    def _judge_here(self, prepared: Verdict | Query) -> Verdict:
         if isinstance(prepared, Verdict):
             return prepared
         return judge_answer(self.judge(*prepared), prepared.answer)
+
+
+def split_golds(example: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the row once for each gold that it accepts, as `answer`: several under `answer_list: any`."""
+    golds = example.get("answers")
+    return [{**example, "answer": gold} for gold in golds] if golds else [example]
+
+
+def accept_any_gold(
+    call: Callable[[Any, str, Mapping[str, Any]], Outcome],
+) -> Callable[[Any, str, Mapping[str, Any]], Outcome]:
+    """Let a reward's method, which compares with `example["answer"]`, return the best outcome over all golds."""
+
+    @wraps(call)
+    def compare(self: Any, completion: str, example: Mapping[str, Any]) -> Outcome:
+        outcomes = [call(self, completion, row) for row in split_golds(example)]
+        return max(outcomes, key=lambda outcome: outcome.score if isinstance(outcome, Verdict) else outcome)
+
+    return compare
+
+
+def choose_best(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the best verdict over several golds; without a right one, a failed one: it might have been right."""
+    return max(verdicts, key=lambda verdict: (verdict.score, verdict.status == "failed"))
 
 
 def judge_answer(correct: bool, answer: str) -> Verdict:

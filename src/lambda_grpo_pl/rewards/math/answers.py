@@ -1,4 +1,7 @@
-"""Rewards for a final answer: `math`, `numeric`, `exact`, `multiple_choice`. The gold is `example["answer"]`."""
+"""Rewards for a final answer: `math`, `numeric`, `exact`, `multiple_choice`.
+
+The gold is `example["answer"]`, or any of `example["answers"]`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from lambda_grpo_pl.rewards.math.normalization import conflicting_units, normali
 from lambda_grpo_pl.rewards.math.probe import differ, identical
 from lambda_grpo_pl.rewards.math.quantities import Quantity, read_quantity, same_quantity
 from lambda_grpo_pl.rewards.registry import register
-from lambda_grpo_pl.rewards.verdict import NO_ANSWER, Query, Verdict, Verifier, judge_answer
+from lambda_grpo_pl.rewards.verdict import NO_ANSWER, Query, Verdict, Verifier, accept_any_gold, judge_answer
 
 MAX_ANSWER_CHARS = 2000
 """An answer this much longer than its gold is wrong unread."""
@@ -125,6 +128,7 @@ class NumericReward:
             raise UserError(f"numeric: tolerance is an absolute difference and must not be negative, got {tolerance}.")
         self.tolerance = Fraction(tolerance)
 
+    @accept_any_gold
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
         """Score one response; `no_answer` without a number. Raises `UserError` for a gold that is not a number."""
         gold = _read_number(str(example["answer"]))
@@ -152,6 +156,7 @@ class ExactReward:
     def __init__(self, whole: bool = False, ignore_case: bool = True) -> None:
         self.whole, self.ignore_case = whole, ignore_case
 
+    @accept_any_gold
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
         """Score one response; outer space and closing punctuation do not matter."""
         extracted = completion if self.whole else extract_answer(completion)
@@ -176,6 +181,7 @@ class MultipleChoiceReward:
     def __init__(self, letters: str = "ABCDE") -> None:
         self.letters = letters.upper()
 
+    @accept_any_gold
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
         """Score one response; `no_answer` unless exactly one letter is named."""
         extracted = extract_answer(completion)
