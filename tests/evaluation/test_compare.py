@@ -1,6 +1,7 @@
 """A comparison pairs questions, averages seeds, adjusts for the number of tests and says what limits it."""
 
 import json
+import re
 
 import pytest
 
@@ -201,7 +202,7 @@ def test_markdown_marks_what_holds_and_prints_the_settings(run, capsys):
 def test_refusals_say_what_to_change(run, tmp_path, capsys):
     one, other = run("a", "grpo", gsm8k=4), run("b", "dapo", gsm8k=5)
     for arguments, message in [
-        ([one], "at least two runs"),
+        ([one], "Nothing to compare"),
         ([one, tmp_path / "nothing"], "holds no evaluation"),
         ([one, other, "--baseline", "ppo"], "available baselines: Qwen2.5-1.5B grpo"),
         ([one, other, "--benchmarks", "aime24"], "available: gsm8k"),
@@ -212,3 +213,21 @@ def test_refusals_say_what_to_change(run, tmp_path, capsys):
         with pytest.raises(SystemExit):
             main([str(argument) for argument in arguments])
         assert message in capsys.readouterr().err
+
+
+def test_one_method_alone_is_refused_with_what_could_be_compared(run):
+    one = run("a", "grpo", gsm8k=40)
+    with pytest.raises(UserError, match=r"all that was given is Qwen2.5-1.5B grpo \(1 run.*evaluation/step-000000"):
+        compare([one])
+    with pytest.raises(UserError, match=r"grpo \(2 run"):
+        compare([one, run("b", "grpo", seed=2, gsm8k=41)])
+
+
+def test_runs_on_different_sets_are_refused_and_among_others_noted(run):
+    first, second = run("a", "grpo", gsm8k=40), run("b", "lambda", svamp=50)
+    sentence = r"grpo \(gsm8k\) and Qwen2.5-1.5B lambda \(svamp\) have no set in common"
+    with pytest.raises(UserError, match=f"{sentence}.*on the same sets"):
+        compare([first, second])
+    report = compare([first, second, run("c", "dapo", gsm8k=45)])
+    assert any(re.search(sentence, note) for note in report.notes)
+    assert [each.benchmark for each in report.differences] == ["gsm8k"]

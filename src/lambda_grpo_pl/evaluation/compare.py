@@ -62,18 +62,24 @@ def compare(
         raise UserError(f"--margin is {margin:g}: it must be above 0.")
     methods, notes = read_methods(runs)
     if len(methods) < 2:
-        raise UserError("Nothing to compare: give at least two runs that differ in model or method.")
+        raise UserError(
+            f"Nothing to compare: all that was given is {methods[0].label} ({len(methods[0].seeds)} run(s)). Give runs "
+            "that differ in model or method, or two evaluations of one run, such as RUN/evaluation/step-000000 and RUN."
+        )
     if layout == "paper":
         methods = sorted(methods, key=_place_in_paper)
     columns = _choose_columns(methods, benchmarks)
     shared = [name for name in columns if all(name in method.values for method in methods)]
     pairs = _pair_with_baselines(methods, layout, baseline)
+    disjoint = _find_disjoint(pairs)
+    if pairs and len(disjoint) == len(pairs):
+        raise UserError(f"Nothing to compare: {' '.join(disjoint)} Evaluate the runs on the same sets.")
     return Report(
         methods=methods,
         benchmarks=columns,
         cells={method.label: _score_cells(method, columns, shared, confidence) for method in methods},
         differences=_test_differences(pairs, columns, shared, confidence, margin),
-        notes=[*notes, *_find_limits(methods, columns, shared), *_describe_seeds(pairs)],
+        notes=[*notes, *disjoint, *_find_limits(methods, columns, shared), *_describe_seeds(pairs)],
         alpha=1 - confidence,
         margin=margin,
     )
@@ -175,6 +181,13 @@ def _find_limits(methods: Sequence[MethodRuns], columns: Sequence[str], shared: 
             if num_shared < most:
                 notes.append(f"{name}: {first.label} and {method.label} share {num_shared} of {most} questions.")
     return notes
+
+
+def _find_disjoint(pairs: Sequence[tuple[MethodRuns, MethodRuns]]) -> list[str]:
+    """Return a sentence for each pair that was evaluated on different sets."""
+    disjoint = [pair for pair in pairs if not pair[0].values.keys() & pair[1].values.keys()]
+    named = [[f"{method.label} ({', '.join(method.values)})" for method in pair] for pair in disjoint]
+    return [f"{base} and {method} have no set in common." for base, method in named]
 
 
 def _describe_seeds(pairs: Sequence[tuple[MethodRuns, MethodRuns]]) -> list[str]:
