@@ -131,12 +131,37 @@ def test_a_second_run_in_a_used_folder_is_refused(whole: LambdaGRPOCLI, policy: 
         run("fit", policy, Path(whole.trainer.default_root_dir), *COMMON)
 
 
-def test_a_run_does_not_resume_with_another_method(whole: LambdaGRPOCLI, policy: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--model.preference.family=relative_power", "model.preference.family power_softmax .now relative_power"),
+        ("--model.preference.learn=fixed", "model.preference.learn surrogate .now fixed"),
+        ("--model.optimizer.lr=1e-2", "model.optimizer.lr 0.001 .now 0.01"),
+        ("--model.policy.lora.rank=4", r"model.policy.lora null .now \{rank: 4"),
+        ("--model.policy.path=builtin:arithmetic-tiny", "model.policy.path policy.* .now builtin:arithmetic-tiny"),
+        ("--data.train.path=other.jsonl", "data.train.*other.jsonl"),
+    ],
+)
+@pytest.mark.parametrize("ckpt_path", [False, True], ids=["resume", "ckpt_path"])
+def test_what_a_resume_cannot_change_is_refused(
+    whole: LambdaGRPOCLI, policy: Path, tmp_path: Path, option: str, sentence: str, ckpt_path: bool
+) -> None:
+    root = Path(whole.trainer.default_root_dir)
+    how = [f"--ckpt_path={root}/checkpoints/last.ckpt"] if ckpt_path else ["--resume"]
+    with pytest.raises(UserError, match=f"{sentence}.*set it back, or start a new run"):
+        run("fit", policy, tmp_path if ckpt_path else root, *COMMON, *how, option)
+
+
+def test_a_method_is_checked_where_the_configuration_of_the_run_is_gone(
+    whole: LambdaGRPOCLI, policy: Path, tmp_path: Path
+) -> None:
     """λ would mean something else halfway through the run."""
-    last = Path(whole.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-    options = [*COMMON, f"--ckpt_path={last}", "--model.preference.family=relative_power"]
+    copy = tmp_path / "copy" / "checkpoints" / "last.ckpt"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes((Path(whole.trainer.default_root_dir) / "checkpoints" / "last.ckpt").read_bytes())
+    options = [*COMMON, f"--ckpt_path={copy}", "--model.preference.family=relative_power"]
     with pytest.raises(UserError, match=r"trained with the method lambda_contextual.*relative_power_contextual"):
-        run("fit", policy, tmp_path, *options)
+        run("fit", policy, tmp_path / "run", *options)
 
 
 def test_a_complete_run_resumes_to_its_end(whole: LambdaGRPOCLI, policy: Path) -> None:

@@ -63,7 +63,7 @@ class HuggingFaceExport(L.Callback):
     def _dtype(self, config: Any, policy_config: Any) -> torch.dtype:
         if self.dtype != "auto":
             return torch.float32 if self.dtype == "float32" else torch.bfloat16
-        stored = type(config).from_pretrained(policy_config.path, revision=policy_config.revision)
+        stored = type(config).from_pretrained(config.name_or_path, revision=policy_config.revision)
         return stored.dtype or torch.float32
 
 

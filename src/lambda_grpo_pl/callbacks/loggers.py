@@ -159,6 +159,7 @@ class RunWandbLogger(WandbLogger):
             config=dict(run.config),
             mode="offline" if self.is_offline else None,
             reinit="create_new",
+            settings=wandb.Settings(silent=self.is_offline),  # upload.sh says all that there is to say
         )
         id_file.write_text(self._experiment.id, encoding="utf-8")
         self._experiment.define_metric(AXIS)
@@ -188,9 +189,10 @@ class RunWandbLogger(WandbLogger):
             self._experiment = None
 
     def _write_upload_script(self) -> None:
-        folders = sorted((self.folder.resolve() / "wandb").glob(f"offline-run-*-{self._experiment.id}"))
+        folders = sorted((self.folder / "wandb").glob(f"offline-run-*-{self._experiment.id}"))
         place = f"{self.entity}/{self.project}" if self.entity else self.project
         lines = ["#!/bin/sh", "# Uploads this run to Weights & Biases and creates the project's dashboard view."]
-        lines += [shlex.join(["wandb", "sync", *map(str, folders)])] if folders else []  # an online run has none
+        lines += ['cd "$(dirname "$0")" || exit 1']  # the folder of the run may have moved
+        lines += [shlex.join(["wandb", "sync", *(each.name for each in folders)])] if folders else []  # none if online
         lines += [f"python -m lambda_grpo_pl.callbacks.wandb_view {shlex.quote(place)}"]
         (self.folder / "wandb" / "upload.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -16,8 +16,8 @@ def write_model_card(folder: Path, trainer: L.Trainer, pl_module: L.LightningMod
     module, data = trained(pl_module), datamodule(trainer)
     preference, path = module.preference.config, module.policy_config.path
     method = module.method_name
-    is_local = Path(path).is_dir()
-    base = Path(path).name if is_local else path
+    is_local = Path(path).is_dir() or path.startswith("builtin:")
+    base = Path(path).name.removeprefix("builtin:") if is_local else path
     facts = {
         "Base model": base,
         "Method": f"{method} (length preference {preference.family}, λ {preference.learn})",

@@ -100,7 +100,7 @@ def describe_run(trainer: L.Trainer, pl_module: L.LightningModule) -> RunDescrip
     """Return what a tracking service shows beside the metrics. The configuration is the command line's, if any."""
     module = trained(pl_module)
     method = module.method_name
-    model = Path(module.policy_config.path).name
+    model = Path(module.policy_config.path).name.removeprefix("builtin:")
     configs = [each.resolved() for each in trainer.callbacks if isinstance(each, RunConfig)]  # type: ignore[attr-defined]
     return RunDescription(
         name=f"{method} {model} seed {datamodule(trainer).seed}",

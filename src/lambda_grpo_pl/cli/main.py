@@ -10,6 +10,7 @@ exception keeps its traceback.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +32,7 @@ from lambda_grpo_pl.cli.explain import ParserError, explain
 from lambda_grpo_pl.cli.help import describe_keys, topic
 from lambda_grpo_pl.cli.keys import list_keys
 from lambda_grpo_pl.cli.resume import check_checkpoint_path, choose_checkpoint
+from lambda_grpo_pl.cli.resume_settings import check_same_settings, find_run_config
 from lambda_grpo_pl.data.module import PromptDataModule
 from lambda_grpo_pl.data.prompts import preview_prompts
 from lambda_grpo_pl.errors import UserError
@@ -119,17 +121,16 @@ class LambdaGRPOCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
-        """Refuse settings that cannot work together, then turn `builtin:` model names into folders."""
+        """Refuse settings that cannot work together, or not with the run that is resumed."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         check_plan(config)
         check_machine(config)
         check_correction(config.one_step_off.enabled, config.model.objective.surrogate.is_correction)
+        self._choose_checkpoint(config)
         for name in ("path", "reference_path"):
             value = config.model.policy[name]
             if value is not None:
-                config.model.policy[name] = resolve_model_path(value)
-        config.data.tokenizer_path = config.model.policy.path
-        self._choose_checkpoint(config)
+                resolve_model_path(value)  # makes a built-in model now, in one process
         if "verbose" in config:
             config.verbose = False  # Lightning's list of every measure, after the evaluation's own table
 
@@ -137,6 +138,10 @@ class LambdaGRPOCLI(LightningCLI):
         if self.subcommand == "fit":
             root = Path(config.trainer.default_root_dir or ".")
             config.ckpt_path = choose_checkpoint(root, config.resume, config.ckpt_path)
+            before = None if config.ckpt_path is None else find_run_config(config.ckpt_path)
+            if before is not None:
+                now = self._parser("fit").dump(config, skip_none=False, format="json")
+                check_same_settings(before, json.loads(now))
         elif self.subcommand and config.ckpt_path is not None:
             config.ckpt_path = check_checkpoint_path(config.ckpt_path)
 
@@ -161,7 +166,6 @@ def build(args: ArgsType = None, run: bool = True, kind: type[LambdaGRPOCLI] = L
         run=run,
         seed_everything_default=0,
         save_config_callback=RunConfig,
-        save_config_kwargs={"overwrite": True},
         parser_class=Parser,
         # Abbreviated keys would hide typing errors; omegaconf+ resolves ${section.key} after overlays and arguments.
         parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},

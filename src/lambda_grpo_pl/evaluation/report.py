@@ -49,7 +49,7 @@ class RunInfo:
     @property
     def label(self) -> str:
         """A short name: the model without its organization, and the method."""
-        return " ".join(filter(None, (self.model.rpartition("/")[2], self.method)))
+        return " ".join(filter(None, (self.model.rpartition("/")[2].removeprefix("builtin:"), self.method)))
 
 
 @dataclass(frozen=True, kw_only=True)
