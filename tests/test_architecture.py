@@ -39,7 +39,7 @@ FRAMEWORKS = {
     "wandb": {"callbacks"},
     "peft": {"policy"},
     "torch": set(ROOMS) - TORCH_FREE,
-    "transformers": {"policy", "sampling", "builtin", "data", "planning"},
+    "transformers": {"policy", "sampling", "builtin", "data", "planning", "cli"},
     "jsonargparse": {"cli"},
     "math_verify": {"rewards"},
     "datasets": {"data"},

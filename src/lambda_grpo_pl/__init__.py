@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lambda_grpo_pl.callbacks import RewardCallback, RolloutCallback
+    from lambda_grpo_pl.callbacks import RewardCallback, RolloutCallback, RolloutProgressBar
     from lambda_grpo_pl.callbacks.order import default_callbacks
     from lambda_grpo_pl.data.module import PromptDataModule
     from lambda_grpo_pl.data.sources import PromptSource
@@ -36,6 +36,7 @@ _HOMES = {
     "RewardCallback": "callbacks",
     "RewardSpec": "rewards",
     "RolloutCallback": "callbacks",
+    "RolloutProgressBar": "callbacks",
     "SamplingSettings": "sampling",
     "UpdateConfig": "training.config",
     "UserError": "errors",
@@ -56,6 +57,7 @@ __all__ = [
     "RewardCallback",
     "RewardSpec",
     "RolloutCallback",
+    "RolloutProgressBar",
     "SamplingSettings",
     "UpdateConfig",
     "UserError",

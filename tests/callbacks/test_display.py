@@ -116,19 +116,15 @@ def test_the_bar_shows_registered_metrics_and_counts_no_epochs() -> None:
     bar = RolloutProgressBar()
     trainer: Any = SimpleNamespace(callback_metrics={"reward/mean": torch.tensor(0.123456), "policy/entropy": 1.0})
     assert bar.get_metrics(trainer, None) == {"reward": 0.1235}  # type: ignore[arg-type]
-    updates: list[tuple[int, str]] = []
-    bar._trainer = SimpleNamespace(max_epochs=-1, max_steps=5, global_step=0, num_training_batches=9)  # type: ignore[assignment]
-    bar.progress = SimpleNamespace(  # type: ignore[assignment]
-        add_task=lambda *arguments, **settings: 3,
-        update=lambda task, description: updates.append((task, description)),
-        reset=lambda *arguments, **settings: None,
-        refresh=lambda: None,
-        soft_refresh=lambda: None,
-    )
-    bar.train_progress_bar_id = 3  # type: ignore[assignment]
-    bar._leave = False
-    bar.on_train_epoch_start(SimpleNamespace(current_epoch=0), None)  # type: ignore[arg-type]
-    assert updates == [(3, "training")]
+    assert bar._get_train_description(0) == "training"
+
+
+def test_the_bar_shows_lambda_only_of_methods_that_have_one() -> None:
+    bar = RolloutProgressBar()
+    fixed: Any = SimpleNamespace(callback_metrics={"preference/lambda": torch.tensor(0.0)})
+    learned: Any = SimpleNamespace(callback_metrics={"preference/lambda": 0.5, "preference/grpo_lambda": -1.0})
+    assert bar.get_metrics(fixed, None) == {}  # type: ignore[arg-type]
+    assert bar.get_metrics(learned, None) == {"λ": 0.5}  # type: ignore[arg-type]
 
 
 def test_the_plan_names_data_rewards_rates_sampler_and_memory(

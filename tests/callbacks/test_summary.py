@@ -176,6 +176,27 @@ def test_gains_are_taken_where_held_out_prompts_were_and_judged_at_the_end(
     assert list(panel.lines[0].get_xdata()) == pytest.approx([1.0, 2.04])
 
 
+def test_a_method_without_lambda_has_no_panel_for_it() -> None:
+    panels = {axis.get_title() for axis in make_figure({"preference/lambda": [0.0, 0.0]}, []).figure.axes}
+    assert "reward" in panels
+    assert "λ" not in panels
+
+
+def test_rollouts_have_whole_numbers(summary: RunSummary) -> None:
+    *series, _ = make_figure(summary.series, []).axes
+    for axis in series:
+        axis.set_xlim(1, 3)
+        assert all(float(tick).is_integer() for tick in axis.get_xticks()), axis.get_title()
+
+
+def test_a_rollout_without_gradient_has_no_shares(tmp_path: Path) -> None:
+    summary = RunSummary()
+    shares = dict.fromkeys(("preference__weight_short", "preference__weight_middle", "preference__weight_long"), 0.0)
+    step(summary, trainer(tmp_path, 1, **shares), (1, 3), (1.0, 1.0))
+    (row,) = [row for row in summary.rows() if row[0].startswith("gradient share")]
+    assert row[1] == row[2] == "none: equal rewards"
+
+
 def test_the_picture_is_written_even_for_a_run_without_updates(tmp_path: Path) -> None:
     draw_run({}, [], tmp_path / "run.png")
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")

@@ -17,7 +17,7 @@ def test_help_lists_every_command_at_once(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr("sys.argv", ["lambda-grpo", "--help"])
     assert entry.main() == 0
     listed = capsys.readouterr().out
-    assert all(f"\n  {command} " in listed for command in ("fit", "validate", "test", "predict", "compare"))
+    assert all(f"\n  {command} " in listed for command in ("fit", "validate", "test", "predict", "compare", "init"))
 
 
 def test_help_imports_no_framework() -> None:

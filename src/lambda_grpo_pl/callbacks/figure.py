@@ -11,15 +11,16 @@ from statistics import mean, stdev
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lambda_grpo_pl.callbacks.gains import Gains
-from lambda_grpo_pl.callbacks.metric_names import titles
+from lambda_grpo_pl.callbacks.metric_names import GRPO_LAMBDA, LAMBDA, titles
 
 Series = dict[str, list[float]]
 """Metric → one value per rollout."""
 
-LAMBDA, GRPO_LAMBDA = "preference/lambda", "preference/grpo_lambda"
 TERCILES = {f"preference/weight_{name}": f"{name} responses" for name in ("short", "middle", "long")}
+ROLLOUT = "rollout"
 SMOOTHING = 0.9
 BLUE, ORANGE, GREEN = "#1f5fa8", "#d95f02", "#1b7837"
 
@@ -40,7 +41,8 @@ def draw_run(series: Series, curve: list[tuple[float, float]], path: Path, gains
 
 def make_figure(series: Series, curve: list[tuple[float, float]], gains: Gains | None = None) -> Figure:
     """Return the picture that `draw_run` writes."""
-    drawn = titles()
+    has_lambda = bool(series.get(GRPO_LAMBDA))
+    drawn = {metric: title for metric, title in titles().items() if metric != LAMBDA or has_lambda}
     num_panels = len(drawn) + 2 + bool(gains)
     figure = Figure(figsize=(3 * num_panels, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -62,7 +64,7 @@ def _draw_smoothed(axis: Axes, values: list[float], title: str) -> None:
     rollouts = range(1, len(values) + 1)
     axis.plot(rollouts, values, color=BLUE, alpha=0.25, linewidth=1)
     axis.plot(rollouts, _smooth(values), color=BLUE, linewidth=1.8)
-    _style(axis, title, "rollout")
+    _style(axis, title, ROLLOUT)
 
 
 def _draw_lines(axis: Axes, series: Series, labels: dict[str, str], title: str) -> None:
@@ -70,7 +72,7 @@ def _draw_lines(axis: Axes, series: Series, labels: dict[str, str], title: str) 
         values = series.get(metric, [])
         axis.plot(range(1, len(values) + 1), values, color=color, linewidth=1.8, label=label)
     axis.legend(fontsize=7, frameon=False)
-    _style(axis, title, "rollout")
+    _style(axis, title, ROLLOUT)
 
 
 def _draw_curve(axis: Axes, curve: list[tuple[float, float]]) -> None:
@@ -101,5 +103,7 @@ def _style(axis: Axes, title: str, xlabel: str) -> None:
     axis.set_title(title, fontsize=10)
     axis.set_xlabel(xlabel, fontsize=9)
     axis.tick_params(labelsize=8)
+    if xlabel == ROLLOUT:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.2)

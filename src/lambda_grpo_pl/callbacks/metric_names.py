@@ -97,6 +97,8 @@ METRICS: dict[str, Metric] = {
 }
 """Metric → what it means and where it is shown, in the order of the dashboard."""
 
+LAMBDA, GRPO_LAMBDA = "preference/lambda", "preference/grpo_lambda"
+"""λ, and the λ that equals GRPO; methods without λ do not log the second."""
 AXIS = "update"
 """The x axis of every chart: policy updates."""
 

@@ -27,7 +27,7 @@ class MetricsFile:
         self.update = int(metrics.get(AXIS, self.update))
         if self._is_continued:
             self._drop_what_comes_again(metrics)
-        row = {**metrics, AXIS: self.update} | ({} if step is None else {"step": step})
+        row = {**metrics, AXIS: self.update}  # Lightning's step counts from 0, and would be a second x axis
         if set(row) <= set(self._columns):
             with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(row)

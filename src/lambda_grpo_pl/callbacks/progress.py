@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 from typing_extensions import override
 
-from lambda_grpo_pl.callbacks.metric_names import labels
+from lambda_grpo_pl.callbacks.metric_names import GRPO_LAMBDA, LAMBDA, labels
 
 
 class RolloutProgressBar(RichProgressBar):
@@ -19,13 +19,13 @@ class RolloutProgressBar(RichProgressBar):
 
     @override
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Return the metrics at the end of the bar, as of the last step."""
-        logged = trainer.callback_metrics
+        """Return the metrics at the end of the bar, as of the last step; λ only of methods that have one."""
+        logged = dict(trainer.callback_metrics)
+        if GRPO_LAMBDA not in logged:
+            logged.pop(LAMBDA, None)
         return {label: round(float(logged[name]), 4) for name, label in labels().items() if name in logged}
 
     @override
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the bar, and call it what it is: a run has no epochs."""
-        super().on_train_epoch_start(trainer, pl_module)
-        if self.progress is not None and self.train_progress_bar_id is not None:
-            self.progress.update(self.train_progress_bar_id, description="training")
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Call the bar what it is, after a resume too: a run has no epochs."""
+        return "training"

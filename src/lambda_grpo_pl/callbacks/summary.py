@@ -13,14 +13,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
-from lambda_grpo_pl.callbacks.figure import GRPO_LAMBDA, LAMBDA, TERCILES, Series, draw_run
+from lambda_grpo_pl.callbacks.figure import TERCILES, Series, draw_run
 from lambda_grpo_pl.callbacks.gains import Gains, judge_gains, record_gains
-from lambda_grpo_pl.callbacks.metric_names import titles
+from lambda_grpo_pl.callbacks.metric_names import GRPO_LAMBDA, LAMBDA, titles
 from lambda_grpo_pl.callbacks.monitor import curve_of
 
 PHASES = ("sample", "score", "sync", "train")
 F_RANGE = ("preference/f_min", "preference/f_max")
 NUM_BINS = 12
+NONE = "none: equal rewards"
 
 Scores = dict[str, dict[str, float]]
 """`<set>: <its main measure>` → `score`, its interval `low` and `high`, mean `length` in tokens, and `questions`."""
@@ -130,7 +131,10 @@ class RunSummary(L.Callback):
         ends = [{metric: values[place] for metric, values in self.series.items() if values} for place in (0, -1)]
         first, last = ends
         f_ranges = [f"{end[F_RANGE[0]]:.3f} to {end[F_RANGE[1]]:.3f}" for end in ends]
-        shares = [" / ".join(f"{end[metric]:.0%}" for metric in TERCILES) for end in ends]
+        shares = [
+            " / ".join(f"{end[metric]:.0%}" for metric in TERCILES) if any(end[metric] for metric in TERCILES) else NONE
+            for end in ends
+        ]
         rows = []
         if GRPO_LAMBDA in first:
             rows = [

@@ -102,19 +102,23 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    from lambda_grpo_pl.cli.config_files import check_config_files
+    from lambda_grpo_pl.cli.plugins import import_plugins, spell_out_imports
+    from lambda_grpo_pl.cli.presets import resolve_presets
+
+    arguments = spell_out_imports(resolve_presets(arguments))
+    check_config_files(arguments)
+
+    from lambda_grpo_pl.cli.quiet import quieten_libraries, quieten_transformers
+
+    quieten_libraries()
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from lambda_grpo_pl.callbacks.interrupts import PREEMPTED, PreemptedException
-    from lambda_grpo_pl.cli.config_files import check_config_files
     from lambda_grpo_pl.cli.main import build
-    from lambda_grpo_pl.cli.plugins import import_plugins, spell_out_imports
-    from lambda_grpo_pl.cli.presets import resolve_presets
-    from lambda_grpo_pl.cli.quiet import quieten_libraries
     from lambda_grpo_pl.cli.resume import check_checkpoint_argument
 
-    quieten_libraries()
-    arguments = spell_out_imports(resolve_presets(arguments))
-    check_config_files(arguments)
+    quieten_transformers()
     import_plugins(arguments)
     check_checkpoint_argument(arguments)
     sys.argv[1:] = arguments

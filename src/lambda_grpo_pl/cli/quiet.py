@@ -14,16 +14,51 @@ MESSAGES = (
     r".*does not have many workers.*",  # prompts need none
     r"It is recommended to use `self\.log\(.*",  # vLLM's process group makes one rank look like several
     r".*lightning\.pytorch\.loggers\.wandb.*anonymous.*",
+    r"Total length of `list` across ranks is zero.*",  # data.val: []
+    r".*Checkpoint directory .* exists and is not empty.*",  # it also holds last.ckpt
 )
+LOGGED = (
+    "💡",
+    "Seed set to",
+    "GPU available",
+    "TPU available",
+    "`weights_only` was not set",
+    "`Trainer.fit` stopped: `max_steps",
+    "Restored all states from",
+    "Restoring states from",
+)
+"""Parts of Lightning's messages that the plan, the seed's key and `--resume` say already."""
 
 
 def quieten_libraries() -> None:
-    """Silence notices that need no action; warnings about a run itself stay."""
+    """Silence notices that need no action; warnings about a run itself stay, as one sentence each."""
     for message in MESSAGES:
         warnings.filterwarnings("ignore", message=message)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_a_tip)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # vLLM's memory binding on CPUs
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        __import__(library)  # which adds the handlers, and a format for warnings
+        for handler in logging.getLogger(library).handlers:
+            handler.addFilter(_is_worth_reading)
+    logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)  # read before vLLM sets its own level
+    warnings.formatwarning = _format_warning
 
 
-def _is_not_a_tip(record: logging.LogRecord) -> bool:
-    return "💡" not in record.getMessage()
+def quieten_transformers() -> None:
+    """Hide transformers' bars for loading and writing weights, which takes seconds; downloads keep theirs."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    enable_progress_bars()
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    return not any(part in record.getMessage() for part in LOGGED)
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """One line, without the place in the source that raised it."""
+    return f"warning: {' '.join(str(message).split())}\n"
