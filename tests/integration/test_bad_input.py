@@ -135,6 +135,51 @@ def test_vllm_absent_or_out_of_range(fails: Fails, monkeypatch: pytest.MonkeyPat
     assert "pip install" in sentence
 
 
+def test_a_folder_without_a_model(fails: Fails, tmp_path: Path) -> None:
+    assert re.search("a folder without config.json.*save_pretrained", fails("--model.policy.path", str(tmp_path)))
+
+
+def test_a_folder_that_cannot_be_written(fails: Fails, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = str(tmp_path / "file" / "run")
+    assert re.search("default_root_dir is .*cannot be written", fails("--trainer.default_root_dir", folder))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--seed_everything", "-5"], "seed_everything is -5: set it between 0 and"),
+        (["--trainer.accumulate_grad_batches", "2"], "leave it at 1.*tokens_per_micro_batch"),
+        (["--trainer.gradient_clip_val", "1"], "set model.optimizer.max_grad_norm"),
+        (["--trainer.max_steps", "-3"], "trainer.max_steps is -3"),
+        (["--reward.functions", "[]"], "reward.functions is empty"),
+        (["--reward.functions", "[{name: math, weight: .nan}]"], "weight of 'math' must be finite"),
+        (["--reward.functions", "[{name: nowhere.score}]"], "no module 'nowhere'.*PYTHONPATH"),
+        (["--config", "preset:lamda"], "did you mean preset:lambda"),
+        (["--ckpt_path", "configs"], "configs.*not a complete checkpoint"),
+        (["--ckpt_path", "nowhere.ckpt"], "no such checkpoint: fix the path"),
+        (["--resume"], "nothing to resume"),
+        (["--data.val", "[{split: test}, {split: test}]"], "share a name.*data.val"),
+        (["--data.val", "[{benchmark: gsm8k, template: qwen_box}]"], "qwen_box.*qwen_boxed"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_further_mistakes_are_one_sentence(fails: Fails, arguments: list[str], sentence: str) -> None:
+    assert re.search(sentence, fails(*arguments))
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [("fti", "did you mean fit"), ("complare", "did you mean compare"), ("train", "Use one of fit")],
+)
+def test_an_unknown_command(
+    word: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["lambda-grpo", word])
+    assert cli.main() == 2
+    assert re.search(f"{sentence}.*compare", capsys.readouterr().err)
+
+
 def test_stale_rollouts_that_nothing_corrects_for(fails: Fails) -> None:
     assert re.search("is_correction to truncate or mask", fails("--one_step_off.enabled", "true"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,8 @@ def check_plan(config: Any) -> None:
             "(evaluation has its own settings)."
         )
     _check_trainer(config.trainer)
-    path = config.model.policy.path
-    if path.startswith(("/", ".", "~")) and not Path(path).is_dir():
-        raise UserError(
-            f"model.policy.path is {path}, but that folder does not exist: fix the path or give a Hugging Face model "
-            "id."
-        )
+    _check_model(config.model.policy.path)
+    _check_root(Path(config.trainer.default_root_dir or "."))
     _check_preference(config)
 
 
@@ -94,6 +91,30 @@ def _check_trainer(trainer: Any) -> None:
         )
     if trainer.max_steps < -1:
         raise UserError(f"trainer.max_steps is {trainer.max_steps}: set it to the number of policy updates.")
+
+
+def _check_model(path: str) -> None:
+    """Refuse a folder that does not exist or holds no model; a hub id is looked up when it is loaded."""
+    folder = Path(path).expanduser()
+    if path.startswith(("/", ".", "~")) and not folder.is_dir():
+        raise UserError(
+            f"model.policy.path is {path}, but that folder does not exist: fix the path or give a Hugging Face model "
+            "id."
+        )
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(
+            f"model.policy.path is {path}, a folder without config.json: name a folder that save_pretrained wrote, "
+            "such as <run>/policy."
+        )
+
+
+def _check_root(root: Path) -> None:
+    """Refuse a run's folder that cannot be written, before anything is loaded."""
+    parent = next(each for each in (root, *root.absolute().parents) if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(
+            f"trainer.default_root_dir is {root}, but {parent} cannot be written: set it to a folder of yours."
+        )
 
 
 def _check_preference(config: Any) -> None:
