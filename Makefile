@@ -66,7 +66,7 @@ format: $(STAMP)  ## Repair what the linters can.
 	@$(BIN)/ruff format .
 
 test-slow: $(STAMP)  ## The tests that take minutes, with what only they need.
-	@$(BIN)/python -m pip install -qq -c constraints.txt 'torchao>=0.15'
+	@$(BIN)/python -m pip install -qq -c constraints.txt 'torchao>=0.15' 'trl>=1.16,<1.17'
 	@$(PYTEST) -m 'slow and not gpu'
 
 test-gpu: $(STAMP)  ## The tests that need a CUDA device. Install with EXTRAS=vllm,dev there.

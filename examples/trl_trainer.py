@@ -82,6 +82,8 @@ def main(model: str, folder: str = "runs/trl", num_steps: int = 3) -> LambdaGRPO
         logging_steps=1,
         report_to="none",
         save_strategy="no",
+        use_cpu=not torch.cuda.is_available(),
+        bf16=torch.cuda.is_available(),
     )
     data = Dataset.from_list([{"prompt": f"{n}+{n}="} for n in range(32)])
     trainer = LambdaGRPOTrainer(model, reward_funcs=digit_share, args=args, train_dataset=data)

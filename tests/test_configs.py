@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 
 from lambda_grpo_pl.cli.checks import check_plan
 from lambda_grpo_pl.cli.plugins import spell_out_imports
+from lambda_grpo_pl.cli.presets import resolve_presets
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("configs/**/*.yaml"))
@@ -25,7 +26,7 @@ def documented_stacks() -> Iterator[tuple[str, list[str]]]:
     for document in DOCUMENTS:
         for command in COMMAND.findall(document.read_text(encoding="utf-8")):
             words = shlex.split(re.sub(r"\\\n\s*#?", " ", command))
-            yield f"{document.relative_to(ROOT)}: {' '.join(words[1:])}", spell_out_imports(words[1:])
+            yield f"{document.relative_to(ROOT)}: {' '.join(words[1:])}", spell_out_imports(resolve_presets(words[1:]))
 
 
 STACKS = dict(documented_stacks())

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lambda_grpo_pl.callbacks import metric_names
 from lambda_grpo_pl.data import benchmarks
 from lambda_grpo_pl.rewards import registry
 from tests.test_configs import BASE, ROOT, parse
@@ -32,6 +33,14 @@ def fenced(language: str) -> dict[str, tuple[str, bool]]:
                 found[f"{document.relative_to(ROOT)}:{line}"] = block["code"], block["needs"] is None
     return found
 
+
+SHARED = (
+    (benchmarks, "BENCHMARKS"),
+    (metric_names, "METRICS"),
+    (registry, "REGISTRY"),
+    (registry, "_READS"),
+)
+"""Tables that an example may add an entry to."""
 
 YAML, PYTHON = fenced("yaml"), fenced("python")
 
@@ -59,8 +68,8 @@ def test_python_in_documents_imports_what_exists(where: str) -> None:
 @pytest.mark.parametrize("where", [where for where, (_, runs) in PYTHON.items() if runs])
 def test_python_in_documents_runs(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for module, name in ((benchmarks, "BENCHMARKS"), (registry, "REGISTRY"), (registry, "_READS")):
-        monkeypatch.setattr(module, name, dict(getattr(module, name)))  # an example may add an entry
+    for module, name in SHARED:
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
     exec(compile(PYTHON[where][0], where, "exec"), {"__name__": "example"})
 
 

@@ -1,5 +1,9 @@
 """Short names of the configurations in the package, and copying them out."""
 
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -54,3 +58,20 @@ def test_init_copies_the_configurations_once(tmp_path: Path, capsys: pytest.Capt
     assert copied == {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
     with pytest.raises(UserError, match="not empty"):
         presets.main([str(tmp_path / "mine")])
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_configurations_and_works_without_the_repository(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".*", "runs", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, symlinks=True, ignore=ignored)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    code = f"import sys; sys.path.insert(0, {str(installed)!r}); sys.argv = ['lambda-grpo', 'init', 'mine']; "
+    code += "from lambda_grpo_pl.cli import entry; raise SystemExit(entry.main())"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    copied = {path.relative_to(tmp_path / "mine") for path in (tmp_path / "mine").rglob("*.yaml")}
+    assert copied == {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
