@@ -4,7 +4,7 @@
 
 `naive` keeps all logits and lets autograd differentiate; `fused` is `policy.head.fused_token_loss`; `torch` is torch's
 own chunked `linear_cross_entropy`, which returns each token's log-probability (no entropy) and computes the logits
-again in its backward. Each measurement is a process of its own: extra memory is the growth of its resident set's peak
+again in its backward. Each measurement is a separate process: extra memory is the growth of its resident set's peak
 beyond hidden states, weight, and the two gradients that any way leaves behind (V × H for the weight, M × H for the
 hidden states). Time is the median of interleaved repeats.
 """

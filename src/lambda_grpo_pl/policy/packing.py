@@ -53,7 +53,7 @@ def plan_micro_batches(
 
     Shapes: prompt_lengths [B], lengths [N], both int64 on the CPU. Packed and padded rows go longest first, so that
     rows of a micro-batch are alike; padding counts. With a shared prefix the rows of a group stay together as long as
-    they fit, and the prompt counts once a micro-batch. A row longer than the budget is a micro-batch of its own.
+    they fit, and the prompt counts once a micro-batch. A row longer than the budget becomes a separate micro-batch.
     """
     group_size = len(lengths) // len(prompt_lengths)
     group = rows // group_size

@@ -36,7 +36,7 @@ class LengthShaping:
     """A score in [0, 1] for a response's length, an option beside the objective's own length preference.
 
     `shorter` falls linearly from 1 at zero tokens to 0 at `target` tokens; `longer` rises likewise; `close` is 1 at
-    `target` and falls to 0 at twice that. A truncated response scores 0: running into the limit is no length chosen.
+    `target` and falls to 0 at twice that. A truncated response scores 0: the limit chose its length, not the policy.
     """
 
     def __init__(self, target: int, prefer: Literal["shorter", "longer", "close"] = "shorter") -> None:

@@ -122,7 +122,7 @@ def _serve(setup: Setup, slot: int) -> None:
         try:
             calls = read_frame(requests)
         except EOFError:
-            # The trainer is closing; the keeper ends this process. Leaving by itself would look like a crash.
+            # The trainer is closing; the keeper ends this process. If it exited, that would look like a crash.
             signal.pause()
         for index, number, args in calls:
             os.write(replies, _call(index, setup.functions[number], args))

@@ -19,7 +19,7 @@ def check_context(
     Args:
         max_prompt_tokens: Longest prompt that the data lets through.
         max_tokens: Longest response.
-        engine: The engine's settings; None for a sampler without a limit of its own (`transformers`).
+        engine: The engine's settings; None for a sampler that sets no limit (`transformers`).
         model_max_positions: `max_position_embeddings` of the model, or None if it is not known yet.
         prompt_key: The configuration key that sets `max_prompt_tokens`, for the message.
         response_key: The configuration key that sets `max_tokens`, for the message.

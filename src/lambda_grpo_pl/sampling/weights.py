@@ -28,7 +28,7 @@ def base_model(policy: nn.Module) -> nn.Module:
 def policy_weights(policy: nn.Module, changed_only: bool = False, merge: bool = True) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, unsharded tensor) for each tensor of the policy's state.
 
-    Tied tensors come under each of their names: vLLM packs `lm_head.weight` into a copy of its own on CPUs, which goes
+    Tied tensors come under each of their names: vLLM packs `lm_head.weight` into a separate copy on CPUs, which goes
     stale silently unless it is sent too. Every rank must exhaust the iterator, since gathering is collective.
 
     Args:

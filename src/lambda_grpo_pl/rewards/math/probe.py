@@ -57,7 +57,7 @@ def identical(gold: str, answer: str) -> bool:
 
 
 def evaluate(text: str) -> complex | None:
-    """The value where each variable has a fixed generic value of its own in (1, 2); None outside the grammar."""
+    """The value where each variable has its fixed generic value in (1, 2); None outside the grammar."""
     value = _read(text, exact=False)
     return value if isinstance(value, complex) and cmath.isfinite(value) else None
 
@@ -205,5 +205,5 @@ def _named(token: str, exact: bool) -> Value:
 
 
 def _spread(name: str) -> int:
-    """A value of its own for each name; case does not tell variables apart, as in math-verify."""
+    """A separate value for each name; case does not tell variables apart, as in math-verify."""
     return zlib.crc32(re.sub(r"[{}]", "", name).lower().encode()) * 0x9E3779B97F4A7C15 % _PRIME
