@@ -170,7 +170,12 @@ def test_further_mistakes_are_one_sentence(fails: Fails, arguments: list[str], s
 
 @pytest.mark.parametrize(
     ("word", "sentence"),
-    [("fti", "did you mean fit"), ("complare", "did you mean compare"), ("train", "Use one of fit")],
+    [
+        ("fti", "did you mean fit"),
+        ("complare", "did you mean compare"),
+        ("paln", "did you mean plan"),
+        ("train", "Use one of fit"),
+    ],
 )
 def test_an_unknown_command(
     word: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

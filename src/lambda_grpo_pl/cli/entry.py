@@ -95,7 +95,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         near = get_close_matches(command, COMMANDS, n=1)
         guess = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"{command!r} is not a command: {guess}Use one of {', '.join(COMMANDS)}.")
-    if topic(words) == "" and command not in ("plan", "serve"):
+    if topic(words) == "" and command not in ("plan", "serve"):  # which have options of another kind
         print(overview(command), end="")
         return 0
     return _run(arguments)

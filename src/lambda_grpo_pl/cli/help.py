@@ -20,6 +20,7 @@ SECTIONS = {
     "model.objective": "advantages, clip, KL, importance sampling, what Z counts",
     "model.optimizer": "AdamW on the policy: learning rate, warm-up, schedule",
     "model.updates": "optimizer updates per rollout",
+    "model.lens": "what other methods would have gained on held-out prompts",
     "data": "prompts for training, validation and for tuning λ; rows that cannot be used",
     "rollout": "sampler, group size num_samples, temperature, response limit",
     "reward": "reward functions with weights, verifier processes, overlong filter",
@@ -34,6 +35,8 @@ SECTIONS = {
     "predictions": "the file that `predict` writes",
     "export": "the policy as a Hugging Face folder",
     "plan": "the plan printed before the first step",
+    "rehearsal": "the largest batch, tried before the first step",
+    "watchdog": "how long a phase may take before it is reported",
     "summary": "the table and picture at the end",
     "checkpoint": "how often the newest state is saved",
 }
