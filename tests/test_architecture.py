@@ -26,8 +26,20 @@ ROOMS: dict[str, set[str]] = {
     "replay": {"batch"},
     "training": {"batch", "objective", "policy"},
     "callbacks": {"batch", "sampling_settings", "sampling", "rollout", "rewards", "data", "evaluation", "replay"},
+    "reporting": {"data", "evaluation", "callbacks"},
     "__init__": {"objective", "rewards", "policy", "sampling", "data", "training", "callbacks"},
-    "cli": {"builtin", "data", "evaluation", "objective", "planning", "replay", "sampling", "training", "callbacks"},
+    "cli": {
+        "builtin",
+        "data",
+        "evaluation",
+        "objective",
+        "planning",
+        "replay",
+        "reporting",
+        "sampling",
+        "training",
+        "callbacks",
+    },
 }
 """Room of the house → the rooms below it that it may import."""
 

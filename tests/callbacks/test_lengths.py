@@ -24,9 +24,7 @@ def data(policy: Path) -> PromptDataModule:
 def test_prompts_that_were_read_are_checked_not_their_limit(data: PromptDataModule) -> None:
     """The limit, 1,024 tokens, would exceed the model's 256 positions; no prompt does."""
     assert check_lengths(data, TRAINING, 56, None, KEY) == 1024 + 56
-    with pytest.raises(
-        UserError, match=r"data.train \(200\) plus .* 257 tokens, but the model has 256"
-    ):
+    with pytest.raises(UserError, match=r"data.train \(200\) plus .* 257 tokens, but the model has 256"):
         check_lengths(data, TRAINING, 57, None, KEY)
     (name,) = data.val_names
     check_lengths(data, name, 57, None, KEY)

@@ -27,6 +27,7 @@ commands:
   plan       show what a configuration holds on each GPU and whether it fits, without loading weights
   serve      print or start the vLLM server that samples for a configuration
   compare    compare evaluated runs, question by question
+  report     show runs side by side on one HTML page
   replay     learn again from a recorded step of a run, as it did or with another method
   init       copy the configurations that come with the package to a folder
 
@@ -35,7 +36,7 @@ fit, validate, test and predict take a stack of configurations, files or those t
   lambda-grpo fit --config configs/base.yaml --config configs/preference/lambda.yaml
 `lambda-grpo COMMAND --help` lists options and sections, `lambda-grpo fit --help data.train` the keys of one part.
 """
-COMMANDS = ("fit", "validate", "test", "predict", "plan", "serve", "compare", "replay", "init")
+COMMANDS = ("fit", "validate", "test", "predict", "plan", "serve", "compare", "report", "replay", "init")
 RUNS = COMMANDS[:6]
 """Commands that take a configuration."""
 
@@ -81,6 +82,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
         from lambda_grpo_pl.evaluation.compare import main as compare
 
         return compare(words)
+    if command == "report":
+        from lambda_grpo_pl.reporting.command import main as report
+
+        return report(words)
     if command == "init":
         from lambda_grpo_pl.cli.presets import main as init
 
