@@ -9,7 +9,7 @@ from typing import Any
 
 from lambda_grpo_pl.data.benchmarks import in_registry_order
 from lambda_grpo_pl.evaluation.records import read_setup
-from lambda_grpo_pl.evaluation.report import RUN, SCORES, RunInfo, tabulate_records
+from lambda_grpo_pl.evaluation.report import SCORES, RunInfo, tabulate_records
 from lambda_grpo_pl.evaluation.runs import read_info
 from lambda_grpo_pl.reporting.tables import read_or_note
 
@@ -44,32 +44,35 @@ class Evaluation:
 
 def read_evaluations(run: Path, notes: list[str]) -> list[Evaluation]:
     """Return a run's evaluations by step; the folder may also be one evaluation."""
-    folders = {
-        file.parent.parent for pattern in ("*/*.parquet", "evaluation/*/*/*.parquet") for file in run.glob(pattern)
-    }
-    folders |= {file.parent for pattern in (SCORES, f"evaluation/*/{SCORES}") for file in run.glob(pattern)}
+    records = [file for pattern in ("*/*.parquet", "evaluation/*/*/*.parquet") for file in run.glob(pattern)]
+    scores = [file for pattern in (SCORES, f"evaluation/*/{SCORES}") for file in run.glob(pattern)]
+    folders = {file.parent.parent for file in records} | {file.parent for file in scores}
     evaluations = [read_evaluation(folder, notes) for folder in sorted(folders)]
     return sorted(evaluations, key=lambda evaluation: evaluation.step)
 
 
 def read_evaluation(folder: Path, notes: list[str]) -> Evaluation:
     """Return one evaluation from its folder."""
-    name = folder.name
-    info = read_or_note(lambda: read_info(folder), RunInfo(step=_step_in(name)), f"{name}/{RUN}", notes)
+    info = read_or_note(read_info, folder, notes) or RunInfo()
     records: dict[str, Path] = {}
     for place in sorted({file.parent for file in folder.glob("*/*.parquet")}):
-        setup = read_or_note(lambda: read_setup(place), None, f"{name}/{place.name}", notes)
-        if setup is not None:
+        if (setup := read_or_note(read_setup, place, notes)) is not None:
             records[setup.benchmark] = place
     finished = (folder / SCORES).is_file()
-    scores = read_or_note(lambda: _read_scores(folder / SCORES), {}, f"{name}/{SCORES}", notes) if finished else {}
-    if not scores and records:
-        scores = read_or_note(lambda: _compute_scores(folder), {}, f"{name}: the records", notes)
+    scores = read_or_note(_read_scores, folder / SCORES, notes) if finished else None
+    if not scores:
+        scores = (read_or_note(_compute_scores, folder, notes) if records else None) or {}
     if not finished:
-        notes.append(f"The evaluation {name} is not finished: its scores are over the questions answered so far.")
-    step = info.step if (folder / RUN).is_file() else _step_in(name)
-    ordered = {benchmark: scores[benchmark] for benchmark in in_registry_order(scores)}
-    return Evaluation(step=step, info=info, scores=ordered, records=records, finished=finished)
+        notes.append(
+            f"The evaluation {folder.name} is not finished: its scores are over the questions answered so far."
+        )
+    return Evaluation(
+        step=max(info.step, _step_in(folder.name)),
+        info=info,
+        scores={benchmark: scores[benchmark] for benchmark in in_registry_order(scores)},
+        records=records,
+        finished=finished,
+    )
 
 
 def _read_scores(file: Path) -> dict[str, BenchmarkScores]:

@@ -54,7 +54,7 @@ def choose_responses(runs: Sequence[Run], limit: int = DEFAULT_RESPONSES) -> Res
     found = Responses()
     cells = []
     for run, step, benchmark, place in places:
-        cell = _read_cell(runs[run], run, step, benchmark, place)
+        cell = Cell(run, step, benchmark, read_or_note(read_records, place, runs[run].notes) or [])
         found.num_total += sum(len(record.completions) for record in cell.records)
         cells.append(cell._replace(records=_shortlist(cell.records, limit // len(places))))
     known: dict[tuple[str, str, str], int] = {}
@@ -81,12 +81,6 @@ def _find_records(runs: Sequence[Run]) -> Iterator[tuple[int, int, str, Path]]:
         for evaluation in run.evaluations:
             for benchmark, place in evaluation.records.items():
                 yield index, evaluation.step, benchmark, place
-
-
-def _read_cell(run: Run, index: int, step: int, benchmark: str, place: Path) -> Cell:
-    what = f"Responses of {benchmark} at update {step}"
-    records = read_or_note(lambda: read_records(place), [], what, run.notes)
-    return Cell(index, step, benchmark, records)
 
 
 def _shortlist(records: list[QuestionRecord], share: int) -> list[QuestionRecord]:

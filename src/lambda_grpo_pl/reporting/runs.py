@@ -105,7 +105,7 @@ def read_run(folder: Path, name: str) -> Run:
     """Return what a run's folder holds. Nothing that is missing or damaged is an error; `notes` says what is."""
     notes: list[str] = []
     log = _find_metrics(folder, notes)
-    metrics = read_or_note(lambda: read_metrics(log), {}, str(log), notes) if log else {}
+    metrics = (read_or_note(read_metrics, log, notes) if log else None) or {}
     config, versions = _read_settings(folder, log, notes)
     evaluations = read_evaluations(folder, notes)
     num_updates = max([0, *(series.updates[-1] for series in metrics.values())])
@@ -121,8 +121,8 @@ def read_run(folder: Path, name: str) -> Run:
         config=config,
         versions=versions,
         metrics=metrics,
-        curves=read_or_note(lambda: read_curves(folder / CURVES), [], CURVES, notes),
-        guards=read_or_note(lambda: read_guards(folder / GUARDS), [], GUARDS, notes),
+        curves=read_or_note(read_curves, folder / CURVES, notes) or [],
+        guards=read_or_note(read_guards, folder / GUARDS, notes) or [],
         evaluations=evaluations,
         lens_verdict=_judge_lens(metrics),
         notes=notes,
@@ -151,9 +151,10 @@ def _find_metrics(folder: Path, notes: list[str]) -> Path | None:
 def _read_settings(folder: Path, log: Path | None, notes: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     places = [*([log.with_name(CONFIG)] if log else []), folder / CONFIG, *sorted(folder.glob(f"*/{CONFIG}"))]
     file = next((path for path in places if path.is_file()), None)
-    nothing: dict[str, Any] = {}
-    config, lightning = read_or_note(lambda: read_config(file), (nothing, ""), CONFIG, notes) if file else (nothing, "")
-    versions = read_or_note(lambda: read_requirements(folder, PACKAGES), {}, "requirements.txt", notes)
+    read = read_or_note(read_config, file, notes) if file else None
+    config, lightning = read or ({}, "")
+    versions = read_or_note(read_requirements, folder, notes) or {}
+    versions = {name: versions[name] for name in PACKAGES if name in versions}
     return config, versions | ({"lightning": lightning} if lightning else {})
 
 
@@ -164,7 +165,8 @@ def _identify(config: dict[str, Any], evaluations: Sequence[Evaluation]) -> tupl
     model = str((info and info.model) or config.get("model.policy.path") or "")
     method = "" if info is None or (info.method == "base" and config) else info.method
     if not method and config.get("model.preference.family"):
-        method = f"{config['model.preference.family']}, λ {config.get('model.preference.learn', 'unknown')}"
+        learn = config.get("model.preference.learn") or "fixed"
+        method = config["model.preference.family"] + ("" if learn == "fixed" else f", λ {learn}")
     seed = info.seed if info and info.seed is not None else config.get("seed_everything")
     is_number = isinstance(seed, int) and not isinstance(seed, bool)
     return method, model.rstrip("/").rpartition("/")[2], seed if is_number else None

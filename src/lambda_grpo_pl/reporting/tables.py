@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -106,23 +106,23 @@ def read_config(path: Path) -> tuple[dict[str, Any], str]:
     return dict(_flatten(config)), version
 
 
-def read_requirements(folder: Path, packages: Iterable[str]) -> dict[str, str]:
+def read_requirements(folder: Path) -> dict[str, str]:
     """Return package → version from the requirements that Weights & Biases noted beside the run."""
     file = max(folder.glob("wandb/*run-*/files/requirements.txt"), key=lambda path: path.stat().st_mtime, default=None)
     if file is None:
         return {}
     pairs = (line.strip().split("==") for line in file.read_text(encoding="utf-8", errors="replace").splitlines())
-    versions = {pair[0].lower().replace("_", "-"): pair[1] for pair in pairs if len(pair) == 2}
-    return {name: versions[name] for name in packages if name in versions}
+    return {pair[0].lower().replace("_", "-"): pair[1] for pair in pairs if len(pair) == 2}
 
 
-def read_or_note(read: Callable[[], T], default: T, what: str, notes: list[str]) -> T:
-    """Return what `read` returns; for a damaged file the default, and append a note that names it."""
+def read_or_note(read: Callable[[Path], T], path: Path, notes: list[str]) -> T | None:
+    """Return what `read` returns; for a file that is damaged or missing None, and append a note that names it."""
     try:
-        return read()
+        return read(path)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        notes.append(f"{what} could not be read ({type(error).__name__}), so it is left out.")
-        return default
+        place = "/".join(path.parts[-2:])
+        notes.append(f"{place} could not be read ({type(error).__name__}), so it is left out.")
+        return None
 
 
 def _flatten(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

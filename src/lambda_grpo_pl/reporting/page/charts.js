@@ -2,7 +2,7 @@
 
 const BOX = { width: 440, height: 250, left: 56, right: 14, top: 12, bottom: 38 };
 const DASHES = [null, "7 4", "2 3"];
-const state = { shown: new Set(DATA.runs.keys()), smoothing: 0 };
+const state = { shown: new Set(DATA.runs.keys()), smoothing: 0.8 };
 const charts = [];
 
 /** Return round numbers that cover a range, about `count` of them. */
@@ -55,7 +55,7 @@ function path(xs, ys, place) {
 
 function drawAxes(svg, xRange, yRange, place, xLabel) {
   const { width, height, left, right, top, bottom } = BOX;
-  for (const value of ticks(...yRange, 4)) {
+  for (const value of ticks(...yRange, 5)) {
     const y = place(xRange[0], value)[1];
     svg.append(draw("line", { class: "axis", x1: left, x2: width - right, y1: y, y2: y }),
       draw("text", { class: "tick", x: left - 6, y: y + 4, "text-anchor": "end" }, format(Number(value.toPrecision(10)))));
@@ -67,10 +67,10 @@ function drawAxes(svg, xRange, yRange, place, xLabel) {
   svg.append(draw("text", { class: "tick", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, xLabel));
 }
 
-function drawLine(svg, line, place, isSmoothed) {
+function drawLine(svg, line, place, isSmoothed, withRaw) {
   const color = line.run % NUM_COLORS;
   const ys = isSmoothed ? smooth(line.ys, state.smoothing) : line.ys;
-  if (ys !== line.ys) svg.append(draw("path", { class: `raw run-${color}`, d: path(line.xs, line.ys, place) }));
+  if (ys !== line.ys && withRaw) svg.append(draw("path", { class: `raw run-${color}`, d: path(line.xs, line.ys, place) }));
   svg.append(draw("path", { class: `curve run-${color}`, d: path(line.xs, ys, place), "stroke-dasharray": line.dash }));
   line.xs.forEach((x, index) => {
     if (line.lows && line.lows[index] !== null) {
@@ -146,7 +146,7 @@ function makeChart(options) {
       const y = place(0, options.rule)[1];
       svg.append(draw("line", { class: "rule", x1: left, x2: width - right, y1: y, y2: y }));
     }
-    for (const line of lines) drawLine(svg, line, place, options.isSmoothed);
+    for (const line of lines) drawLine(svg, line, place, options.isSmoothed, !lines.some((each) => each.label));
     const last = lines.map((line) => `${DATA.runs[line.run].name} ${line.label || ""} ${format(line.ys.at(-1))}`);
     svg.setAttribute("aria-label", `${options.title}. Last values: ${last.join("; ") || "none"}. Arrow keys read others.`);
     read(null);

@@ -15,7 +15,7 @@ function describeScores({ run, benchmark, scores, step, method, finished }) {
   const interval = measures[`${metric}_low`] === undefined ? ""
     : ` [${percent(measures[`${metric}_low`])}, ${percent(measures[`${metric}_high`])}]`;
   const length = (name) => measures[name] === undefined ? "–" : measures[name].toFixed(0);
-  return { cells: [benchmark, runName(run), step, method, metric, `${percent(measures[metric])}${interval}`,
+  return { cells: [`${benchmark}: ${metric}`, runName(run), step, method, `${percent(measures[metric])}${interval}`,
     measures.num_questions ?? "–", samples,
     samples > 1 ? percent(measures[`pass@${samples}`]) : "–", samples > 1 ? percent(measures[`maj@${samples}`]) : "–",
     length("length/mean"), `${length("length/correct")} / ${length("length/incorrect")}`,
@@ -40,11 +40,11 @@ function drawEvaluation() {
   const place = section("evaluation");
   const entries = listScores();
   if (!entries.length) {
-    place.append(el("p", {}, "No run has an evaluation: `lambda-grpo validate` makes one, and docs/evaluation.md says how."));
+    place.append(el("p", {}, "No run has an evaluation: ", el("code", {}, "lambda-grpo validate"), " makes one."));
     return;
   }
   const benchmarks = [...new Set(entries.map((entry) => entry.benchmark))];
-  const head = ["benchmark", "run", "update", "method", "measure", "score % [95 %]", "questions", "n", "pass@n", "maj@n",
+  const head = ["benchmark", "run", "update", "method", "score % [95 %]", "questions", "n", "pass@n", "maj@n",
     "tokens", "correct / incorrect", "truncated %", "no answer %", "verifier failed %", ""];
   const holder = el("div");
   const onlyLast = el("input", { type: "checkbox", id: "only-last", onchange: show });
@@ -52,7 +52,7 @@ function drawEvaluation() {
     const ordered = benchmarks.flatMap((name) => entries.filter((entry) => entry.benchmark === name));
     const chosen = ordered.filter((entry) => entry.isLast || !onlyLast.checked);
     holder.replaceChildren(table("Scores in % with 95 % intervals over questions; lengths in tokens", head,
-      chosen.map(describeScores), [2, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]));
+      chosen.map(describeScores), [2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]));
   }
   const made = benchmarks.map((name) => makeChart({
     title: name, meaning: "score with its 95 % interval over questions", lines: () => DATA.runs.map((run, index) => {
@@ -62,8 +62,8 @@ function drawEvaluation() {
         lows: measure("_low"), highs: measure("_high") };
     }) }));
   place.append(el("div", { class: "controls" }, el("label", {}, onlyLast, "Only the last evaluation of each run")), holder,
-    el("p", { class: "quiet" }, "Intervals are over questions, not over training seeds. `lambda-grpo compare` tests " +
-      "differences question by question."),
+    el("p", { class: "quiet" }, "Intervals are over questions, not over training seeds. ",
+      el("code", {}, "lambda-grpo compare"), " tests differences question by question."),
     el("div", { class: "grid" }, made.map((chart) => chart.figure)));
   show();
   made.forEach((chart) => chart.draw());

@@ -55,7 +55,12 @@ function showResponse(item, searched) {
     el("p", { class: "quiet" }, facts.join(" · ")),
     textBox("Response", item.text, item.leftOut, searched),
     el("p", { class: "quiet" }, `Answer read: ${item.extracted ?? "none"} · gold answer: ${question.answer}`),
-    el("details", {}, el("summary", {}, "Prompt"), textBox("Prompt", question.prompt, question.leftOut, searched)));
+    isShort(question.prompt) ? el("p", { class: "quiet" }, "Prompt: ", markText(question.prompt, searched))
+      : el("details", {}, el("summary", {}, "Prompt"), textBox("Prompt", question.prompt, question.leftOut, searched)));
+}
+
+function isShort(text) {
+  return text.length <= 200 && !text.trim().includes("\n");
 }
 
 /** Return the items in the order of their questions, so that the runs' answers to one question are neighbors. */
@@ -128,9 +133,10 @@ function drawResponses() {
 
   const correct = items.filter((item) => item.correct).length;
   place.append(
-    el("p", {}, `${items.length.toLocaleString("en-US")} of ${plural(DATA.responses.total, "response")} from the evaluations ` +
-      `${items.length < DATA.responses.total ? "are in this page: a sample of questions that does not depend on scores, the " +
-      "same for every run. `--responses` sets how many." : "are in this page."} ${correct.toLocaleString("en-US")} of them are correct.`),
+    el("p", {}, `${items.length.toLocaleString("en-US")} of ${plural(DATA.responses.total, "response")} from the ` +
+      `evaluations are in this page; ${correct.toLocaleString("en-US")} of them are correct.`,
+      items.length < DATA.responses.total ? [" Their questions are a sample that does not depend on scores and is the " +
+        "same for every run; ", el("code", {}, "--responses"), " sets its size."] : null),
     el("form", { class: "filters", oninput: filter, onsubmit: (event) => event.preventDefault() },
       Object.values(fields).map(({ node }) => node)),
     el("div", { class: "pages" }, back, forward, count), list);

@@ -29,14 +29,14 @@ function drawRuns() {
     kind: differs ? "differs" : null });
   const packages = [...new Set(DATA.runs.flatMap((run) => Object.keys(run.versions)))];
   const versions = packages.map((name) => ({ cells: [name, ...DATA.runs.map((run) => run.versions[name] ?? "unknown")] }));
-  const head = ["", ...DATA.runs.map((run, index) => runName(index))];
-  const main = DATA.settings.filter((row) => row.isKey), other = DATA.settings.filter((row) => !row.isKey);
-  place.append(table("What each run is; ≠ marks settings in which the runs differ", head,
-    [...facts, ...main.map(asRow), ...versions]));
-  if (other.length) {
-    place.append(el("details", {}, el("summary", {}, `Other settings in which the runs differ (${other.length})`),
-      table("Other settings in which the runs differ", head.map((node) => node.cloneNode?.(true) ?? node), other.map(asRow))));
-  }
+  const head = () => ["", ...DATA.runs.map((run, index) => runName(index))];
+  const differing = DATA.settings.filter((row) => row.differs && row.isKey);
+  const shared = DATA.settings.filter((row) => !row.differs), other = DATA.settings.filter((row) => row.differs && !row.isKey);
+  place.append(table(DATA.runs.length > 1 ? "What each run is; ≠ marks settings in which the runs differ" : "What the run is",
+    head(), [...facts, ...differing.map(asRow), ...versions]));
+  addDetails(place, DATA.runs.length > 1 ? "Key settings that all runs share" : "Key settings", ["setting", "value"],
+    shared.map(({ key, values }) => ({ cells: [key, values.find((value) => value !== "unknown") ?? "null"] })));
+  addDetails(place, "Other settings in which the runs differ", head(), other.map(asRow));
   const notes = DATA.runs.flatMap((run) => [...run.notes, run.lens].filter(Boolean).map((note) => `${run.name}: ${note}`));
   if (notes.length) place.append(el("h3", {}, "Notes"), el("ul", { class: "notes" }, notes.map((note) => el("li", {}, note))));
   const guards = DATA.runs.flatMap((run, index) => run.guards.map((guard) =>
@@ -47,6 +47,10 @@ function drawRuns() {
   }
 }
 
+function addDetails(place, title, head, rows) {
+  if (rows.length) place.append(el("details", {}, el("summary", {}, `${title} (${rows.length})`), table(title, head, rows)));
+}
+
 /** Return the box that chooses runs and smoothing for all charts. */
 function makeControls() {
   const boxes = DATA.runs.map((run, index) => el("label", {},
@@ -55,8 +59,8 @@ function makeControls() {
       redrawAll();
     } }),
     el("span", { class: `swatch run-${index % NUM_COLORS}`, "aria-hidden": "true" }), runLabel(run)));
-  const output = el("output", { for: "smoothing" }, "off");
-  const slider = el("input", { type: "range", id: "smoothing", min: 0, max: 0.95, step: 0.05, value: 0,
+  const output = el("output", { for: "smoothing" }, state.smoothing.toFixed(2));
+  const slider = el("input", { type: "range", id: "smoothing", min: 0, max: 0.95, step: 0.05, value: state.smoothing,
     oninput: (event) => {
       state.smoothing = Number(event.target.value);
       output.textContent = state.smoothing ? state.smoothing.toFixed(2) : "off";
