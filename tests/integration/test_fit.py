@@ -51,7 +51,7 @@ def test_every_method_runs_on_jsonl_questions(policy: Path, tmp_path: Path, meth
     options = {
         "lambda_validation": heldout,
         "correlation": [*heldout, "--heldout.every=2", "--heldout.num_prompts=4", "--heldout.length_cost=0.5"],
-        "placebo": ["--model.preference.replay", str(path)],
+        "placebo": ["--model.preference.placebo", str(path)],
     }
     cli = run(
         "fit",

@@ -490,11 +490,11 @@ def test_the_correlation_rule_weighs_each_update_by_what_it_shows(
     assert len(module.trainer.optimizers) == 1
 
 
-def test_the_replay_rule_takes_lambda_from_a_runs_metrics(folder: Path, calls: list[Call], tmp_path: Path) -> None:
+def test_the_placebo_rule_takes_lambda_from_a_runs_metrics(folder: Path, calls: list[Call], tmp_path: Path) -> None:
     """Update t is weighed by the λ that the file has for it."""
     file = tmp_path / "metrics.csv"
     file.write_text("update,preference/lambda,step\n1,-0.5,0\n2,,1\n2,0.75,1\n")
-    preference = PreferenceConfig(family="relative_power", learn="replay", replay=str(file))
+    preference = PreferenceConfig(family="relative_power", learn="placebo", placebo=str(file))
     fit(folder, steps=2, preference=preference)
     for index, lam in enumerate((-0.5, 0.75)):
         lengths = scored_batch(index).sampled().lengths.view(4, 4).double()

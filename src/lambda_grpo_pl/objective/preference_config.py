@@ -10,7 +10,7 @@ from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective.correlation import CorrelationConfig
 from lambda_grpo_pl.objective.families import FAMILIES, FamilyConfig
 
-Learn = Literal["fixed", "surrogate", "validation", "correlation", "replay"]
+Learn = Literal["fixed", "surrogate", "validation", "correlation", "placebo"]
 GRADIENT_RULES = ("surrogate", "validation")
 """The rules under which λ ascends an objective with an optimizer."""
 LEARNABLE = tuple(name for name, family in FAMILIES.items() if family.has_lambda)
@@ -26,7 +26,7 @@ class PreferenceConfig(FamilyConfig):
 
     learn: Learn = "surrogate"
     """How λ learns: fixed; surrogate, by ascending the training objective (the paper); validation, the held-out one;
-    correlation, from the correlation of length and advantage; replay, as in the metrics of another run."""
+    correlation, from the correlation of length and advantage; placebo, as in the metrics of another run."""
     contextual: bool = False
     """One λ per prompt: λ + w·φ, φ the group's mean reward, length CV, log mean length and prompt length."""
     init: float = 0.0
@@ -39,8 +39,8 @@ class PreferenceConfig(FamilyConfig):
     """Learning rate of λ's own SGD (no momentum, no weight decay). A third party's value, not the authors'."""
     correlation: CorrelationConfig = field(default_factory=CorrelationConfig)
     """The correlation rule's constants."""
-    replay: str | None = None
-    """The metrics.csv of the run whose λ the replay rule uses, update by update: a placebo for a learned λ."""
+    placebo: str | None = None
+    """The metrics.csv of the run whose λ the placebo rule uses, update by update."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,10 +86,10 @@ class PreferenceConfig(FamilyConfig):
             )
         if self.learn == "correlation":
             self._check_correlation()
-        if (self.learn == "replay") != (self.replay is not None):
+        if (self.learn == "placebo") != (self.placebo is not None):
             raise UserError(
-                f"model.preference.learn is {self.learn} and model.preference.replay {self.replay}: set learn to "
-                "replay and replay to the metrics.csv of a run, or replay to null."
+                f"model.preference.learn is {self.learn} and model.preference.placebo {self.placebo}: set learn "
+                "to placebo and placebo to the metrics.csv of a run, or placebo to null."
             )
 
     def _check_correlation(self) -> None:

@@ -22,8 +22,8 @@ from lambda_grpo_pl.objective import LengthPreference, LensConfig, PreferenceCon
 from lambda_grpo_pl.policy import Policy, PolicyConfig, Reference, check_checkpoint, load_policy, load_reference
 from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig, check_precision, name_method
 from lambda_grpo_pl.training.optimization import ascend, clip_gradient, make_optimizer, make_scheduler
+from lambda_grpo_pl.training.placebo import LambdaPath
 from lambda_grpo_pl.training.rehearsal import rehearse_update
-from lambda_grpo_pl.training.replay import LambdaPath
 from lambda_grpo_pl.training.sharding import check_strategy, gathers_rounded, shard_policies, sync_gradients
 from lambda_grpo_pl.training.token_metrics import UpdateStatistics, summarize_updates
 from lambda_grpo_pl.training.update import Passes, Rollout, accumulate_gradient, prepare_rollout
@@ -90,8 +90,8 @@ class LambdaGRPO(L.LightningModule):
         check_precision(self.trainer.precision)
         check_strategy(self.trainer.strategy)
         check_checkpoint(self.policy_config.path, self.policy_config)
-        if stage == "fit" and self.preference.config.replay is not None:
-            self._path = LambdaPath(self.preference.config.replay)
+        if stage == "fit" and self.preference.config.placebo is not None:
+            self._path = LambdaPath(self.preference.config.placebo)
             self._path.check(self.trainer.max_steps)
 
     @override

@@ -1,11 +1,11 @@
-"""The path of λ that the `replay` rule follows, as a metrics file has it."""
+"""The path of λ that the `placebo` rule follows, as a metrics file has it."""
 
 from pathlib import Path
 
 import pytest
 
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.training.replay import LambdaPath
+from lambda_grpo_pl.training.placebo import LambdaPath
 
 
 def test_a_row_stands_for_the_updates_since_the_row_before(tmp_path: Path) -> None:
@@ -24,10 +24,10 @@ def test_a_row_stands_for_the_updates_since_the_row_before(tmp_path: Path) -> No
 def test_a_file_without_lambda_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "metrics.csv"
     file.write_text(text)
-    with pytest.raises(UserError, match=r"model\.preference\.replay is .*metrics\.csv of a run"):
+    with pytest.raises(UserError, match=r"model\.preference\.placebo is .*metrics\.csv of a run"):
         LambdaPath(str(file))
 
 
 def test_a_file_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.preference\.replay.*fix the path"):
+    with pytest.raises(UserError, match=r"model\.preference\.placebo.*fix the path"):
         LambdaPath(str(tmp_path / "no.csv"))

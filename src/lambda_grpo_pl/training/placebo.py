@@ -1,4 +1,4 @@
-"""The `replay` rule: λ of every update as another run's metrics have it, so that its path is a placebo."""
+"""The `placebo` rule: λ of every update is the one that another run's metrics have."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LambdaPath:
         values = {int(float(row[UPDATE])): float(row[LAMBDA]) for row in rows if row.get(LAMBDA) and row.get(UPDATE)}
         if not values:
             raise UserError(
-                f"model.preference.replay is {path}, which has no rows with {UPDATE} and {LAMBDA}: set it to the "
+                f"model.preference.placebo is {path}, which has no rows with {UPDATE} and {LAMBDA}: set it to the "
                 "metrics.csv of a run whose family has a λ."
             )
         self.updates = sorted(values)
@@ -31,8 +31,8 @@ class LambdaPath:
         """Refuse a run of more updates than the file holds; −1 is a run without end. Raises `UserError`."""
         if num_updates > self.updates[-1]:
             raise UserError(
-                f"model.preference.replay is {self.path}, which ends at update {self.updates[-1]}, but "
-                f"trainer.max_steps is {num_updates}: lower it, or replay a longer run."
+                f"model.preference.placebo is {self.path}, which ends at update {self.updates[-1]}, but "
+                f"trainer.max_steps is {num_updates}: lower it, or take the path of a longer run."
             )
 
     def at(self, update: int) -> float:
@@ -44,6 +44,6 @@ class LambdaPath:
 
 def _read(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
-        raise UserError(f"model.preference.replay is {path}, but that file does not exist: fix the path.")
+        raise UserError(f"model.preference.placebo is {path}, but that file does not exist: fix the path.")
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
