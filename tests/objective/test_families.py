@@ -53,6 +53,13 @@ def test_equal_lengths_are_uniform(family: str, length: int, size: int, lam: flo
     torch.testing.assert_close(weights, torch.ones(2, size, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("family", ["grpo", "balanced", "batch_power"])
+@for_all(length=st.integers(1, MAX_LENGTH), size=st.integers(1, 9), lam=LAMBDAS)
+def test_equal_lengths_in_the_whole_update_are_uniform(family: str, length: int, size: int, lam: float) -> None:
+    weights = weigh(build(family, lam), torch.full((2, size), length))
+    torch.testing.assert_close(weights, torch.ones(2, size, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @for_all(group=groups(), lam=LAMBDAS, seed=st.integers(0, 99))
 def test_permutation_equivariance(family: str, group: Group, lam: float, seed: int) -> None:

@@ -125,11 +125,12 @@ def test_setup_refuses_precisions_and_strategies_before_loading(folder: Path, mo
 
 
 @pytest.mark.parametrize(
-    ("precision", "learn", "computed", "gathered"),
+    ("precision", "learn", "heldout", "computed", "gathered"),
     [
-        ("32-true", "surrogate", torch.float32, None),
-        ("bf16-mixed", "surrogate", torch.bfloat16, torch.bfloat16),
-        ("bf16-mixed", "validation", torch.bfloat16, None),
+        ("32-true", "surrogate", None, torch.float32, None),
+        ("bf16-mixed", "surrogate", None, torch.bfloat16, torch.bfloat16),
+        ("bf16-mixed", "validation", None, torch.bfloat16, None),
+        ("bf16-mixed", "surrogate", "held-out prompts", torch.bfloat16, None),
     ],
 )
 def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
@@ -137,10 +138,11 @@ def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
     monkeypatch: pytest.MonkeyPatch,
     precision: str,
     learn: Literal["surrogate", "validation"],
+    heldout: str | None,
     computed: torch.dtype,
     gathered: torch.dtype | None,
 ) -> None:
-    """The validation rule also scores in float32, so its shards are gathered as they are stored."""
+    """The virtual step on held-out prompts is taken in float32, so its shards are gathered as they are stored."""
     asked: list[tuple] = []
     monkeypatch.setattr(module_file, "load_policy", lambda *arguments: asked.append(arguments) or random_policy())
     monkeypatch.setattr(module_file, "load_reference", lambda *arguments: asked.append(arguments))
@@ -150,6 +152,7 @@ def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
     objective = ObjectiveConfig(surrogate=SurrogateConfig(kl_coef=0.1))
     module = LambdaGRPO(config, PreferenceConfig(learn=learn), objective, temperature=0.7)
     module.trainer = L.Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)
+    monkeypatch.setattr(L.Trainer, "datamodule", SimpleNamespace(heldout_source=heldout))
     module.configure_model()
     assert asked == [
         (str(folder), config, 0.7, computed),
