@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lambda_grpo_pl.callbacks import PreferenceMonitor, RunSummary
+from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.resampling import DynamicSampling, HeldoutRollout, charge_length, replace_groups
 from lambda_grpo_pl.training.module import LambdaGRPO
 from tests.integration.runs import digit_share, run
@@ -114,28 +114,28 @@ def test_length_is_charged_per_token_and_only_in_the_total() -> None:
     assert torch.equal(batch.scored().parts["exact"], before.parts["exact"])
 
 
+class Seen(Exception):
+    """Ends a run where its first update would begin."""
+
+
 def test_held_out_rewards_alone_are_charged(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A response of the limit of 8 tokens costs c; training rewards are not touched."""
-    seen = []
-    monkeypatch.setattr(LambdaGRPO, "training_step", lambda self, batch, index: seen.append(batch))
-    monkeypatch.setattr(PreferenceMonitor, "on_train_batch_end", lambda *arguments: None)
-    monkeypatch.setattr(RunSummary, "on_train_batch_end", lambda *arguments: None)
-    run(
-        "fit",
-        policy,
-        tmp_path,
-        "--trainer.callbacks=null",
-        "--trainer.max_epochs=1",
-        "--trainer.limit_train_batches=1",
-        "--reward.functions=[{name: tests.integration.runs.digit_share}]",
-        "--data.heldout.split=validation",
-        "--heldout.every=1",
-        "--heldout.length_cost=0.5",
-    )
+    seen: list[RolloutBatch] = []
+
+    def stop(module: LambdaGRPO, batch: RolloutBatch, index: int) -> None:
+        seen.append(batch)
+        raise Seen
+
+    monkeypatch.setattr(LambdaGRPO, "training_step", stop)
+    options = ("--data.heldout.split=validation", "--heldout.every=1", "--heldout.length_cost=0.5")
+    rewards = "--reward.functions=[{name: tests.integration.runs.digit_share}]"
+    with pytest.raises(Seen):
+        run("fit", policy, tmp_path, "--trainer.callbacks=null", rewards, *options)
     (batch,) = seen
+    assert batch.heldout is not None
     for part, cost in ((batch.heldout, 0.5), (batch, 0.0)):
-        expected = part.scored().parts["digit_share"] - cost * part.sampled().lengths / 8
-        torch.testing.assert_close(part.scored().total, expected)
+        (earned,) = part.scored().parts.values()
+        torch.testing.assert_close(part.scored().total, earned - cost * part.sampled().lengths / 8)
 
 
 @pytest.mark.parametrize(
