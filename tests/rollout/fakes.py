@@ -50,7 +50,7 @@ class ScriptedSampler:
         self.texts, self.tells = texts, tells
         self.weight = float("nan")
         self.calls: list[tuple[SamplingSettings, int]] = []
-        self.num_syncs = 0
+        self.num_syncs = self.num_sleeps = 0
         self.is_closed = False
         self.last_sync: SyncReport | None = None
 
@@ -72,6 +72,9 @@ class ScriptedSampler:
 
     def probe(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
         return [[self.weight] * (len(row) - 1) for row in token_ids]
+
+    def sleep(self) -> None:
+        self.num_sleeps += 1
 
     def close(self) -> None:
         self.is_closed = True

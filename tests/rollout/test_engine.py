@@ -1,13 +1,15 @@
 """The engine samples what the seed says, decodes each response once, and scores what was sampled."""
 
+from dataclasses import replace
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lambda_grpo_pl.batch import RolloutBatch
-from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite
-from lambda_grpo_pl.rollout import responses, scoring
+from lambda_grpo_pl.rewards import JudgingAhead, PoolConfig, RewardSpec, RewardSuite
+from lambda_grpo_pl.rollout import policy_sampler, responses, scoring
 from lambda_grpo_pl.rollout.engine import RolloutAhead
 from lambda_grpo_pl.rollout.policy_sampler import PolicySampler, SamplerPlacement, eos_token_ids
 from lambda_grpo_pl.rollout.run_context import sampling_seed, train_key
@@ -102,6 +104,45 @@ def test_a_failed_proof_leaves_the_old_version():
     assert engine.sampler.version == 0
 
 
+@pytest.mark.parametrize(("name", "engine_dtype"), [("transformers", torch.bfloat16), ("vllm", torch.float16)])
+def test_the_proof_fits_the_types_and_the_engines_context_and_a_window_is_proven_once(monkeypatch, name, engine_dtype):
+    """Transformers computes in the trainer's type, vLLM in its own; a window works alike with all weights."""
+    engine, planned = make_engine(ScriptedSampler()), []
+    monkeypatch.setattr(policy_sampler, "plan_probe", lambda **fields: planned.append(fields) or ())
+    monkeypatch.setattr(policy_sampler, "check_sync", lambda *_: 0.25)
+    monkeypatch.setattr(policy_sampler, "context_switch", lambda config: config.window)
+    monkeypatch.setattr(policy_sampler, "uses_vllm", lambda name: name == "vllm")
+    policy = OneWeight()
+    policy.causal_lm.config = SimpleNamespace(max_position_embeddings=512, window=7)
+    run = replace(engine.run, trainer_dtype=torch.bfloat16, context_length=100)
+    sampler = PolicySampler(run, name, VllmSettings(dtype="float16"), ScriptedSampler())
+    assert [sampler.sync(policy, version) for version in (0, 1)] == [0.25, 0.25]
+    first = {
+        "vocab_size": len(TOKENIZER),
+        "engine_dtype": engine_dtype,
+        "trainer_dtype": torch.bfloat16,
+        "max_length": 99,
+        "window": 7,
+        "tolerance": 1e-3,
+    }
+    assert planned == [first, first | {"window": None}]
+    policy.causal_lm.config.max_position_embeddings = 50
+    sampler.prove(policy)
+    del policy.causal_lm.config.max_position_embeddings
+    PolicySampler(engine.run, name, VllmSettings(), ScriptedSampler()).prove(policy)
+    assert [plan["max_length"] for plan in planned[2:]] == [49, 4095], "a model that does not say has 4096 positions"
+
+
+def test_only_a_started_sampler_sleeps():
+    sampler = ScriptedSampler()
+    engine = make_engine(sampler)
+    engine.sampler.sleep()
+    assert sampler.num_sleeps == 1
+    engine.close()
+    engine.sampler.sleep()
+    assert sampler.num_sleeps == 1
+
+
 def test_the_sampler_is_built_from_policy_and_tokenizer(monkeypatch):
     built = []
 
@@ -117,11 +158,12 @@ def test_the_sampler_is_built_from_policy_and_tokenizer(monkeypatch):
         built.append((builder.fields, (num_threads, device)))
         return ScriptedSampler()
 
-    monkeypatch.setattr("lambda_grpo_pl.rollout.policy_sampler.SamplerBuilder", Builder)
-    monkeypatch.setattr("lambda_grpo_pl.rollout.policy_sampler.SamplerProcess", process)
+    monkeypatch.setattr(policy_sampler, "SamplerBuilder", Builder)
+    monkeypatch.setattr(policy_sampler, "SamplerProcess", process)
     policy = OneWeight(eos=[5])
     policy.causal_lm.config = "the policy's"
-    run = make_engine(ScriptedSampler()).run
+    monkeypatch.setattr(policy_sampler, "runs_remote_code", lambda model: model is policy.causal_lm)
+    run = replace(make_engine(ScriptedSampler()).run, context_length=77)
     for placement in (None, SamplerPlacement(2, 1)):
         sampler = PolicySampler(run, "transformers")
         sampler.placement = placement
@@ -132,15 +174,18 @@ def test_the_sampler_is_built_from_policy_and_tokenizer(monkeypatch):
     assert fields == same
     assert (fields["name"], fields["config"], fields["eos_token_ids"]) == ("transformers", "the policy's", (1, 5))
     assert (fields["pad_token_id"], fields["adapters"]) == (TOKENIZER.pad_token_id, None)
+    assert (fields["context_length"], fields["trust_remote_code"]) == (77, True)
     assert not fields["engine"].lora_adapters
 
 
 def test_what_samples_is_described_without_starting_it(monkeypatch):
     run, policy = make_engine(ScriptedSampler()).run, OneWeight()
-    monkeypatch.setattr("lambda_grpo_pl.rollout.policy_sampler.installed_vllm", lambda: "0.32")
-    monkeypatch.setattr("lambda_grpo_pl.rollout.policy_sampler.uses_vllm", lambda name: name == "vllm")
+    monkeypatch.setattr(policy_sampler, "installed_vllm", lambda: "0.32")
+    monkeypatch.setattr(policy_sampler, "uses_vllm", lambda name: name == "vllm")
     settings = VllmSettings(dtype="float16")
     assert PolicySampler(run, "vllm", settings).describe(policy) == ("vllm", "0.32", "float16")
+    monkeypatch.setattr(policy_sampler, "installed_vllm", lambda: None)
+    assert PolicySampler(run, "vllm", settings).describe(policy).engine_version == ""
     policy.model.bfloat16()
     own = ("transformers", metadata.version("transformers"), "bfloat16")
     assert PolicySampler(run, "transformers", settings).describe(policy) == own
@@ -188,19 +233,40 @@ def test_each_response_is_decoded_once_between_stops_verdicts_and_scores(num_rea
 
 
 def test_groups_are_judged_while_others_are_sampled(num_judged):
-    engine = make_engine(ScriptedSampler("####4", "####5", "####6", "####7"), name="math")
+    engine = make_engine(ScriptedSampler("####4", "####4", "####6", "####7"), name="math")
     batch = RolloutBatch(PROMPTS)
     batch.completions = engine.sample_training(PROMPTS, ("replacement", 0))
     scores = engine.score(batch, ("replacement", 0))
     assert sum(num_judged) == 4  # `score` judged none of them again
-    assert [verdict.correct for verdict in scores.verdicts] == [True, False, False, True]
+    assert [verdict.correct for verdict in scores.verdicts] == [True, True, False, True]
     engine.close()
+
+
+def test_rewards_are_told_what_a_stop_string_made_of_lengths_and_truncation(monkeypatch):
+    told = []
+    add, score = JudgingAhead.add, RewardSuite.score
+
+    def adding(self, first, texts, examples, lengths, truncated):
+        told.append((first, lengths, truncated))
+        add(self, first, texts, examples, lengths, truncated)
+
+    def scoring_all(self, texts, examples, lengths, truncated, *rest):
+        told.append((lengths, truncated))
+        return score(self, texts, examples, lengths, truncated, *rest)
+
+    monkeypatch.setattr(JudgingAhead, "add", adding)
+    monkeypatch.setattr(RewardSuite, "score", scoring_all)
+    make_engine(ScriptedSampler(*TEXTS), stops=("STOP",)).roll_out(PROMPTS, ("heldout", 0))
+    whole = ([5, 1, 1, 5], [False, True, True, False])
+    assert told == [(2, [1, 5], [True, False]), (0, [5, 1], [False, True]), whole]
 
 
 def test_completions_from_elsewhere_are_read_and_scored():
     engine = make_engine(ScriptedSampler(*TEXTS), stops=("STOP",))
     batch = RolloutBatch(PROMPTS, completions=encode("1", "4STOP", "7", "7"))
     assert engine.score(batch, train_key(0)).totals == [0.0, 1.0, 1.0, 1.0]
+    batch.completions = encode("1", "4", "4", "7", "7", "4")  # three responses to each prompt
+    assert engine.score(batch, train_key(0)).totals == [0.0, 1.0, 1.0, 1.0, 1.0, 0.0]
 
 
 def test_verdicts_are_collected_once():
@@ -251,10 +317,13 @@ def has_bang(completion, example):
     return "!" in completion
 
 
-def test_an_evaluation_has_its_own_sampling_stops_and_rewards(num_read):
+def test_an_evaluation_has_its_own_sampling_stops_and_rewards(num_read, monkeypatch):
     sampler = ScriptedSampler("4!", "5", "6", "7!")
     engine = make_engine(sampler, stops=("STOP",))
     settings = SamplingSettings(temperature=0.5, num_samples=2)
+    judged_ahead = []
+    monkeypatch.setattr(JudgingAhead, "add", lambda self, first, *_: judged_ahead.append(first))
+    monkeypatch.setattr(JudgingAhead, "finish", lambda self: None)
     scored = engine.answer(PROMPTS, ("evaluation", "a", 0), settings, ("!",), [])
     assert sampler.calls[0] == (
         SamplingSettings(temperature=0.5, num_samples=2, stop_token_ids=(*TOKENIZER("!")["input_ids"],)),
@@ -264,13 +333,14 @@ def test_an_evaluation_has_its_own_sampling_stops_and_rewards(num_read):
     assert scored.completions.truncated.tolist() == [False, True, True, False]
     assert scored.scores.totals == [1.0, 0.0, 0.0, 1.0]
     assert sum(num_read) == 4
+    assert judged_ahead == [2, 0]
     other = engine.answer(
         PROMPTS, ("evaluation", "b", 0), settings, (), [RewardSpec(name=f"{__name__}.has_bang", weight=2.0)]
     )
     assert other.scores.totals == [2.0, 0.0, 0.0, 2.0]
 
 
-def test_equal_lists_of_rewards_share_their_processes():
+def test_equal_lists_of_rewards_share_their_processes(monkeypatch):
     training = RewardSuite([RewardSpec(name="numeric")])
     suites = RewardSuites(training, PoolConfig(num_workers=1))
     assert suites.find([]) is training
@@ -278,6 +348,10 @@ def test_equal_lists_of_rewards_share_their_processes():
     assert suites.find([RewardSpec(name="math")]) is first
     assert suites.find((RewardSpec(name="math"),)) is first
     assert suites.find([RewardSpec(name="math", weight=2.0)]) is not first
+    pools = []
+    monkeypatch.setattr(scoring, "RewardSuite", lambda specs, pool: pools.append(pool))
+    suites.find([RewardSpec(name="math", weight=3.0)])
+    assert pools == [PoolConfig(num_workers=1)]
 
 
 def test_closing_frees_the_sampler_stops_all_processes_and_forgets_what_was_begun(monkeypatch):
@@ -295,6 +369,7 @@ def test_closing_frees_the_sampler_stops_all_processes_and_forgets_what_was_begu
     batch = RolloutBatch(PROMPTS, index=1, completions=encode("4", "4", "7", "7"))
     assert engine.score(batch, train_key(1)).totals == [1.0, 1.0, 1.0, 1.0]  # not the verdicts on what was begun
     engine.close()  # twice does no harm
+    assert closed == [engine.suites.training, other, engine.suites.training]
 
 
 def test_a_released_sampler_stays_open():

@@ -12,6 +12,40 @@ def test_the_first_stop_string_ends_a_response():
     assert truncated == [False, False, True]
 
 
+def test_of_stops_that_overlap_the_one_that_begins_first_cuts_the_text():
+    texts, lengths, _ = read_responses(TOKENIZER, encode("12STOP"), ["OP", "STOP", "TOP"])
+    assert (texts, lengths) == (["12"], [6])
+
+
+def test_a_stop_string_is_encoded_without_what_starts_a_text():
+    class WithStart:
+        """Puts a start-of-text token before every text, as Llama's tokenizers do, unless told otherwise."""
+
+        decode = TOKENIZER.decode
+
+        def __call__(self, text, *, add_special_tokens=True):
+            return {"input_ids": [2] * add_special_tokens + TOKENIZER(text)["input_ids"]}
+
+    ends = with_stops(SamplingSettings(), WithStart(), ["\n"]).stop_token_ids
+    assert list(ends) == TOKENIZER("\n")["input_ids"]
+
+
+def test_a_stop_string_that_the_tokenizer_does_not_know_ends_no_sampling():
+    """Its one token stands for anything unknown."""
+
+    class Unknown:
+        decode = TOKENIZER.decode
+
+        def __call__(self, text, *, add_special_tokens=True):
+            return {"input_ids": TOKENIZER("<unk>")["input_ids"][:1]}
+
+    assert with_stops(SamplingSettings(), Unknown(), ["☃"]).stop_token_ids == ()
+
+
+def test_special_tokens_are_not_part_of_the_text():
+    assert read_responses(TOKENIZER, encode("12<eos>")) == (["12"], [3], [True])
+
+
 def test_a_stop_at_the_very_end_and_one_that_is_all_there_is():
     texts, lengths, truncated = read_responses(TOKENIZER, encode("12STOP", "STOP"), ["STOP"])
     assert (texts, lengths, truncated) == (["12", ""], [6, 4], [False, False])
