@@ -60,6 +60,16 @@ def test_min_ess_keeps_lambda_alive_at_its_bound() -> None:
     assert slope.abs() > 1e-4
 
 
+def test_the_objective_of_lambda_has_no_gradient_in_the_surrogates() -> None:
+    """The policy has its own backward pass; this one must not run through it again."""
+    lengths = torch.tensor([[100, 300]])
+    surrogates = torch.ones(1, 2, requires_grad=True)
+    model = build("power_softmax")
+    preference_objective(model, surrogates, lengths, count_tokens(lengths)).backward()
+    assert surrogates.grad is None
+    assert model.lam.grad is not None
+
+
 def test_lambda_is_projected_and_comes_back() -> None:
     """Past the bound f is that of the bound, its gradient is alive, and `clamp_` puts λ back and says so."""
     lengths = torch.tensor([[100, 200, 300, 400]])
@@ -180,6 +190,14 @@ def test_lambda_is_a_float32_scalar_also_from_an_integer() -> None:
     model = LengthPreference(PreferenceConfig(init=1, contextual=True))
     assert model.lam.dtype == model.w.dtype == torch.float32
     assert (model.lam.item(), model.w.tolist()) == (1.0, [0.0] * 4)
+    assert model.effective_lambda(torch.ones(2, 4)).dtype == torch.float64
+    assert LengthPreference(PreferenceConfig()).effective_lambda().dtype == torch.float64
+
+
+def test_effective_sample_size_by_hand() -> None:
+    """It does not depend on the scale of f, and a group without an active response has none."""
+    weights = torch.tensor([[0.1, 0.1, 0.0], [3.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    torch.testing.assert_close(effective_sample_size(weights), torch.tensor([[2.0], [1.6], [0.0]]))
 
 
 def test_the_derivative_is_a_number_and_zero_without_a_lambda() -> None:
@@ -193,6 +211,7 @@ def test_the_derivative_is_a_number_and_zero_without_a_lambda() -> None:
     "settings",
     [
         {"bound": 17.0, "init": 17.0},
+        {"bound": 80 / -math.log(0.01)},
         {"init": -5.0},
         {"h_floor": 0.99},
         {"min_ess": 0.99},
@@ -294,6 +313,7 @@ def test_prompts_without_an_active_response_leave_the_moments_alone() -> None:
     expected, _, _ = contextual([0.0] * 4)
     active = torch.ones_like(lengths, dtype=torch.bool)
     active[4:] = False
+    active[1, 2] = False
     model.update_moments(features, active=active)
     expected.update_moments(features[:4])
     model.update_moments(features, active=torch.zeros_like(active))

@@ -124,7 +124,7 @@ class LengthPreference(nn.Module):
     @property
     def at_bound(self) -> bool:
         """Whether a learning λ has reached its bound, beyond which the objective would still move it."""
-        return self.lam.requires_grad and bool(self.lam.detach().abs() >= self.config.bound)
+        return self.lam.requires_grad and bool(self.lam.abs() >= self.config.bound)
 
     @torch.no_grad()
     def update_moments(
@@ -182,4 +182,4 @@ def preference_objective(
     Shapes: surrogates (the S_i, detached here), lengths, active and advantages [B, G], features [B, K] → [] float64.
     """
     weights: Tensor = preference(lengths, count.mean_length, active, features, advantages, count.total)
-    return (weights * widen(surrogates.detach()) / count.denominator).sum()
+    return (weights * surrogates.detach() / count.denominator).sum()
