@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
-from lambda_grpo_pl.batch import Groups
+from lambda_grpo_pl.batch import Groups, RolloutBatch
 from lambda_grpo_pl.callbacks.metric_names import find_metric
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import (
@@ -163,6 +163,15 @@ def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
     assert len(asked) == 3, "Lightning calls it for every stage; weights are loaded once"
 
 
+def test_defaults() -> None:
+    """What Python users get who do not link the module to a rollout section."""
+    module = LambdaGRPO(PolicyConfig(path="any"))
+    assert (module.temperature, module.preference.config.max_length) == (1.0, 1024)
+    assert (module.preference.config.family, module.updates.per_rollout) == ("power_softmax", 1)
+    own = PreferenceConfig(max_length=40)
+    assert LambdaGRPO(PolicyConfig(path="any"), own, max_response_tokens=90).preference.config.max_length == 40
+
+
 @pytest.mark.parametrize(("device", "budget"), [("cpu", 2048), ("cuda", 16384)])
 def test_the_device_decides_how_many_tokens_a_micro_batch_has(
     monkeypatch: pytest.MonkeyPatch, device: str, budget: int
@@ -292,6 +301,16 @@ def test_old_logprobs_are_those_before_the_first_of_several_updates(folder: Path
     torch.testing.assert_close(on_policy[0].gradient.surrogates, first.gradient.surrogates)
 
 
+def test_each_update_starts_with_no_gradient(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a learning rate of almost 0, two updates with the same rows have the same gradient, not twice as much."""
+    norms = noted(monkeypatch, "clip_gradient")
+    same = PreferenceConfig(family="uniform", learn="fixed")
+    tiny = OptimizerConfig(lr=1e-12, max_grad_norm=1e9)
+    fit(folder, steps=1, updates=UpdateConfig(num_epochs=2), optimizer=tiny, preference=same)
+    assert norms[0] > 0
+    torch.testing.assert_close(norms[1], norms[0], rtol=1e-3, atol=0)
+
+
 def test_several_updates_clip_against_the_old_policy(folder: Path, calls: list[Call]) -> None:
     """With a large step the second update is clipped, which changes it; with the clip wide open nothing is."""
     settings = {"steps": 1, "updates": UpdateConfig(num_epochs=2), "optimizer": OptimizerConfig(lr=0.03)}
@@ -305,7 +324,18 @@ def test_several_updates_clip_against_the_old_policy(folder: Path, calls: list[C
     assert not torch.equal(clipped.policy.model.lm_head.weight, free.policy.model.lm_head.weight)
 
 
-def test_mini_batches_split_the_prompts_and_count_their_own_tokens(folder: Path, calls: list[Call]) -> None:
+def test_mini_batches_split_the_prompts_and_count_their_own_tokens(
+    folder: Path, calls: list[Call], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step returns the rows of its last mini-batch with their f, here 1."""
+    returned: list[dict[str, Tensor]] = []
+    real = LambdaGRPO.training_step
+
+    def training_step(self: LambdaGRPO, batch: RolloutBatch, batch_idx: int) -> dict[str, Tensor]:
+        returned.append(real(self, batch, batch_idx))
+        return returned[-1]
+
+    monkeypatch.setattr(LambdaGRPO, "training_step", training_step)
     sections = {
         "updates": UpdateConfig(num_epochs=2, num_minibatches=2),
         "preference": PreferenceConfig(family="uniform", learn="fixed"),
@@ -318,6 +348,8 @@ def test_mini_batches_split_the_prompts_and_count_their_own_tokens(folder: Path,
         weights = call.weights[call.rows]
         torch.testing.assert_close(weights, torch.full_like(weights, 1 / float(lengths[call.rows].sum())))
         assert not call.weights[~torch.isin(torch.arange(16), call.rows)].any()
+    assert returned[0]["rows"].tolist() == torch.arange(8, 16).view(2, 4).tolist()
+    assert returned[0]["weights"].tolist() == [[1.0] * 4] * 2
 
 
 def test_rows_without_advantage_are_skipped_unless_a_kl_term_needs_them(folder: Path, calls: list[Call]) -> None:
@@ -578,7 +610,8 @@ def test_the_kl_term_pulls_towards_the_reference(folder: Path) -> None:
     assert kl_after(100.0) < 0.5 * kl_after(1e-6)
 
 
-def test_lora_trains_adapters_only_and_is_its_own_reference(folder: Path) -> None:
+def test_lora_trains_adapters_only_and_is_its_own_reference(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module_file, "load_reference", lambda *_: pytest.fail("a second model"))
     policy = PolicyConfig(path=str(folder), lora=LoraSettings(rank=4))
     module = fit(folder, policy=policy, objective=ObjectiveConfig(surrogate=SurrogateConfig(kl_coef=0.1)))
     trained = [name for name, p in module.policy.named_parameters() if p.requires_grad]

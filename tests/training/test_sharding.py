@@ -4,6 +4,8 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
 from lambda_grpo_pl.policy import Policy, ShardingSettings
+from lambda_grpo_pl.training import sharding
 from lambda_grpo_pl.training.optimization import clip_gradient
 from lambda_grpo_pl.training.sharding import check_strategy, full, shard_policy, sync_gradients, total_norm
 from lambda_grpo_pl.training.update import Passes, accumulate_gradient, prepare_rollout, score_rows
@@ -101,6 +104,34 @@ def test_supported_strategies_are_accepted() -> None:
 def test_other_strategies_are_refused() -> None:
     with pytest.raises(UserError, match=r"trainer\.strategy is FSDPStrategy.*configs/strategy/fsdp2\.yaml"):
         check_strategy(FSDPStrategy())
+
+
+def test_ranks_that_split_layers_are_refused() -> None:
+    """They would train on different prompts without exchanging gradients."""
+    mesh: Any = {"tensor_parallel": SimpleNamespace(size=lambda: 2)}
+    with pytest.raises(UserError, match=r"over 2 ranks.*trainer\.strategy\.init_args\.tensor_parallel_size to 1"):
+        shard_policy(random_policy(), mesh, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, None])
+def test_each_layer_is_a_group_of_its_own_and_gradients_are_reduced_in_float32(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype | None
+) -> None:
+    """A model that names no layers is one group."""
+    groups: list[tuple] = []
+    monkeypatch.setattr(
+        sharding, "fully_shard", lambda module, mesh, mp_policy: groups.append((module, mesh, mp_policy))
+    )
+    mesh: Any = {"tensor_parallel": SimpleNamespace(size=lambda: 1), "data_parallel": "the ranks"}
+    policy = random_policy()
+    layers = list(policy.causal_lm.model.layers)
+    shard_policy(policy, mesh, dtype)
+    policy.causal_lm._no_split_modules = None
+    shard_policy(policy, mesh, dtype)
+    assert [module for module, _, _ in groups] == [*layers, policy, policy]
+    for _, ranks, precision in groups:
+        assert ranks == "the ranks"
+        assert (precision.param_dtype, precision.reduce_dtype) == (dtype, torch.float32 if dtype else None)
 
 
 def test_ddp_exchanges_gradients_in_the_last_pass_only(monkeypatch: pytest.MonkeyPatch) -> None:

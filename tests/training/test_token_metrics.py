@@ -61,6 +61,13 @@ def test_token_means_sums_and_extremes_over_two_ranks() -> None:
     assert [how for how, _ in sent] == ["sum", "max"]
 
 
+def test_a_rank_without_tokens_leaves_the_extremes_of_the_others() -> None:
+    theirs = torch.tensor([-0.25, 2.0, 0.5])
+    summary = summarize_tokens({}, CPU, lambda vector, how: torch.maximum(vector, theirs) if how == "max" else vector)
+    extremes = dict(zip(EXTREMES.values(), (0.25, 2.0, 0.5), strict=True))
+    assert {name: value for name, value in numbers(summary).items() if name in extremes} == extremes
+
+
 def test_ranks_without_tokens_summarize_to_zero_and_a_single_token_to_itself() -> None:
     summary = summarize_tokens({}, CPU, alone)
     assert set(numbers(summary).values()) == {0.0}
@@ -91,3 +98,5 @@ def test_updates_are_averaged_and_lambda_and_the_learning_rate_are_the_latest() 
     assert summary["policy/entropy"] == 2
     assert (summary["preference/lambda"], summary["preference/ess"]) == (30, 7.5), "averaged over ranks"
     assert (summary["policy/learning_rate"], summary["policy/gradient_norm"]) == (0.25, 3), "the same on every rank"
+    single = numbers(summarize_updates([first], CPU, alone))
+    assert (single["preference/lambda"], single["preference/ess"], single["policy/gradient_norm"]) == (1, 0.5, 2)

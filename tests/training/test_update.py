@@ -21,6 +21,7 @@ from lambda_grpo_pl.objective import (
     policy_loss,
 )
 from lambda_grpo_pl.policy import Policy, lay_out
+from lambda_grpo_pl.training import update
 from lambda_grpo_pl.training.update import (
     Gradient,
     Passes,
@@ -229,6 +230,22 @@ def test_micro_batches_hold_each_row_once() -> None:
     assert sorted(rows.tolist()) == chosen.tolist()
     assert all(counts for _, counts, _ in parts)
     assert len(parts) > 2
+
+
+@pytest.mark.parametrize("needs_old", [True, False])
+@pytest.mark.parametrize("references", [(), ("reference",)])
+def test_only_the_policies_that_are_needed_score_a_rollout(
+    monkeypatch: pytest.MonkeyPatch, needs_old: bool, references: tuple[Any, ...]
+) -> None:
+    """On-policy without a KL term no pass is made before the update."""
+    scored: list[list[Any]] = []
+    monkeypatch.setattr(
+        update, "score_rows", lambda policies, *_: scored.append(list(policies)) or [ROWS for _ in policies]
+    )
+    policy = random_policy()
+    prepare_rollout(policy, references, scored_batch(0), AdvantageConfig(), passes(), needs_old)
+    expected = [policy] * needs_old + list(references)
+    assert scored == ([expected] if expected else [])
 
 
 def test_scores_are_the_models_own_logprobs_of_the_chosen_rows() -> None:

@@ -44,7 +44,8 @@ def surrogate_gradient(policy: Policy, rollout: Rollout, weights: Tensor) -> Ten
     batch = lay_out(rollout.prompts, rollout.completions, torch.arange(len(weights)), "packed")
     _, scores = policy(batch)
     total = (weights[batch.row] * rollout.advantages[batch.row] * scores.logprobs).sum()
-    return torch.cat([g.flatten() for g in torch.autograd.grad(total, list(policy.parameters()))])
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(total, trained)])
 
 
 def exact_alignments(policy: Policy, validation: Validation) -> Tensor:
@@ -90,6 +91,19 @@ def test_the_lens_gains_are_the_slopes_of_the_held_out_objective_along_each_meth
         step = surrogate_gradient(policy, validation.rollout, weights.flatten())
         expected = (step @ towards) / (weights * advantages.abs() * groups.lengths).sum()
         assert values[f"{name}/gain"].item() == pytest.approx(float(expected), rel=0.02, abs=1e-4), name
+
+
+def test_frozen_parameters_have_no_part_in_the_step() -> None:
+    """As under LoRA, where most of the policy is frozen."""
+    policy = random_policy()
+    everything = alignments(policy, prepare(policy, heldout_batch()), ROWS, SurrogateConfig(), PASSES)
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_("self_attn" in name)
+    validation = prepare(policy, heldout_batch())
+    result = alignments(policy, validation, ROWS, SurrogateConfig(), PASSES)
+    expected = exact_alignments(policy, validation)
+    assert float((result - expected).norm() / expected.norm()) < 0.05
+    assert float((result - everything).norm() / everything.norm()) > 0.1
 
 
 def test_only_the_chosen_rows_are_aligned() -> None:
@@ -144,6 +158,7 @@ def test_heldout_tokens_are_counted_over_all_ranks() -> None:
     )
     torch.testing.assert_close(2 * two.heldout_weights, one.heldout_weights)
     assert one.heldout_weights.sum() > 0
+    assert one.heldout_weights.dtype == torch.float32, "as the weights that train"
 
 
 def test_heldout_rewards_that_teach_nothing_give_no_alignment() -> None:

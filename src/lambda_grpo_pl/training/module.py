@@ -236,7 +236,7 @@ class LambdaGRPO(L.LightningModule):
     def _passes(self) -> Passes:
         return Passes(
             budget=self.token_budget,
-            agree=lambda number: int(self._reduce(torch.tensor(float(number), device=self.device), "max")),
+            agree=lambda number: int(self._reduce(torch.tensor(number, device=self.device), "max")),
             backward=self.manual_backward,
             sync=lambda last: sync_gradients(self.trainer.strategy, last),
             total=self._sum,

@@ -90,14 +90,14 @@ def summarize_tokens(totals: dict[str, Tensor], device: torch.device, reduce: Re
     """
     zero = torch.zeros((), device=device)
     names = (*TOKEN_SUMS, *TOKEN_MEANS)
-    sums = dict(zip(names, reduce(torch.stack([totals.get(n, zero).float() for n in names]), "sum"), strict=True))
+    sums = dict(zip(names, reduce(torch.stack([totals.get(n, zero) for n in names]), "sum"), strict=True))
     num_tokens = sums["num_tokens"].clamp(min=1)
     summary = {title: sums[name] / num_tokens for name, title in TOKEN_MEANS.items()}
     summary |= {title: sums[name] for name, title in TOKEN_SUMS.items()}
     signs = {name: -1.0 if name.endswith("_min") else 1.0 for name in EXTREMES}
     lowest = torch.full_like(zero, -torch.inf)
     extremes = reduce(
-        torch.stack([sign * totals[name].float() if name in totals else lowest for name, sign in signs.items()]), "max"
+        torch.stack([sign * totals[name] if name in totals else lowest for name, sign in signs.items()]), "max"
     )
     for (name, sign), value in zip(signs.items(), extremes, strict=True):
         if torch.isfinite(value):

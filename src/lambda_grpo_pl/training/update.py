@@ -120,7 +120,7 @@ def prepare_rollout(
     moments = passes.total(reward_moments(groups.rewards, groups.active))
     advantages = compute_advantages(groups.rewards, config, groups.active, moments)
     layout = policy.layout_for(batch.prompts.lengths.cpu(), completions.lengths.cpu())
-    rollout = Rollout(batch.prompts, completions, advantages.flatten().float(), None, None, layout)
+    rollout = Rollout(batch.prompts, completions, advantages.flatten(), None, None, layout)
     scorers = [policy] * needs_old + list(references)
     if not scorers:
         return rollout
@@ -145,7 +145,7 @@ def accumulate_gradient(
             loss = meter.row_loss(micro_batch, scores.logprobs)
         meter.close(scores.entropy, counts)
         with passes.sync(is_last):
-            passes.backward(loss * (passes.world_size * float(counts)))
+            passes.backward(loss * (passes.world_size * counts))
         num_tokens += micro_batch.num_tokens
     totals = merge_totals(meter.totals, {"model_tokens": torch.tensor(num_tokens, device=weights.device)})
     return Gradient(meter.surrogates, totals, num_tokens)

@@ -65,7 +65,7 @@ def prepare_validation(
     weights = groups.active.flatten() / count.denominator.float()
     rows = torch.arange(len(rollout.advantages), device=rollout.advantages.device)
     with float32_arithmetic(rows.device):
-        (old,) = score_rows([policy], rollout, rows[rollout.completions.lengths > 0], passes)
+        (old,) = score_rows([policy], rollout, rows, passes)
     return Validation(rollout._replace(old=old), heldout, groups.rows[groups.active], weights)
 
 
@@ -83,7 +83,7 @@ def alignments(policy: Policy, validation: Validation, rows: Tensor, config: Sur
         slope = float(total_norm(v for _, v in direction))
         if slope == 0.0:
             return aligned
-        step = RELATIVE_STEP * float(total_norm(parameter.detach() for parameter, _ in direction))
+        step = RELATIVE_STEP * float(total_norm(parameter for parameter, _ in direction))
         ends = []
         for distance in (step, -step):
             with _displaced(policy, direction, distance / slope):
