@@ -186,11 +186,12 @@ def test_ranks_agree_on_passes_and_exchange_gradients_as_the_strategy_does(
 ) -> None:
     exchanged: list[tuple] = []
     monkeypatch.setattr(module_file, "sync_gradients", lambda *arguments: exchanged.append(arguments))
-    monkeypatch.setattr(SingleDeviceStrategy, "reduce", lambda self, values, reduce_op="mean": {"max": 5}[reduce_op])
+    reduced = {"max": 5, "sum": torch.tensor(7)}
+    monkeypatch.setattr(SingleDeviceStrategy, "reduce", lambda self, values, reduce_op="mean": reduced[reduce_op])
     module = LambdaGRPO(PolicyConfig(path=str(folder), tokens_per_micro_batch=30))
     module.trainer = L.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     passes = module._passes()
-    assert (passes.budget, passes.agree(3)) == (30, 5)
+    assert (passes.budget, passes.agree(3), passes.total(torch.tensor(4))) == (30, 5, 7)
     passes.sync(True)
     assert exchanged == [(module.trainer.strategy, True)]
 
