@@ -121,6 +121,19 @@ def test_equal_lengths_make_all_methods_the_same() -> None:
         assert len({round(value, 12) for name, value in values.items() if name.endswith(quantity)}) == 1
 
 
+def test_inactive_responses_are_not_seen() -> None:
+    """Whatever they hold: the last of each group is left out."""
+    lengths = torch.cat([LENGTHS, torch.tensor([[999], [1]])], dim=1)
+    advantages = torch.cat([ADVANTAGES, torch.tensor([[7.0], [-9.0]])], dim=1)
+    active = torch.tensor([[True, True, True, False]] * 2)
+    assert look(lengths, advantages, active) == pytest.approx(look(LENGTHS, ADVANTAGES))
+
+
+def test_an_empty_list_switches_the_lens_off() -> None:
+    assert LensConfig().is_on
+    assert not LensConfig(methods=[]).is_on
+
+
 @pytest.mark.parametrize("active", [True, False])
 def test_responses_that_teach_nothing_give_zeros(active: bool) -> None:
     values = look(LENGTHS, torch.zeros(2, 3), torch.full((2, 3), active))
@@ -143,6 +156,16 @@ def test_the_gain_is_that_of_a_step_of_unit_weight_and_its_interval_is_over_prom
     assert values["dapo/gain_low"].item() == pytest.approx(5 / 52 - margin)
     assert values["dapo/gain_high"].item() == pytest.approx(5 / 52 + margin)
     assert values["own/gain"] == values["dapo/gain"]
+
+
+def test_the_interval_shrinks_with_the_number_of_prompts_as_a_ratios_does() -> None:
+    """Three prompts of one response each: residuals n_g − gain · d_g with n = (1, 5, −2) and d = (10, 20, 40)."""
+    gained, weight = torch.tensor([1.0, 5.0, -2.0]), torch.tensor([10.0, 20.0, 40.0])
+    config, ones = LensConfig(methods=["dapo"]), torch.ones(3, 1)
+    values = lens_values(config, lens_sums(config, ones, weight[:, None].long(), ones, None, gained[:, None]))
+    residuals = gained - 4 / 70 * weight
+    margin = 1.959964 * float((3 / 2 * residuals.square().sum()).sqrt()) / 70
+    assert values["dapo/gain_high"].item() == pytest.approx(4 / 70 + margin)
 
 
 def test_there_is_no_gain_without_held_out_prompts() -> None:
@@ -187,3 +210,8 @@ def test_the_gain_is_the_slope_of_the_held_out_objective_along_the_methods_step(
 def test_unknown_methods_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"model\.lens\.methods names .*choose grpo, dapo.*power_-0\.5"):
         LensConfig(methods=[name])
+
+
+@pytest.mark.parametrize("exponent", [-50, 0, 50])
+def test_exponents_up_to_the_largest_are_allowed(exponent: int) -> None:
+    assert find_method(f"power_{exponent}").lam == exponent
