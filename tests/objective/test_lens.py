@@ -206,7 +206,10 @@ def test_the_gain_is_the_slope_of_the_held_out_objective_along_the_methods_step(
     assert len({round(values[f"{name}/gain"].item(), 9) for name in EVERYTHING.methods}) == len(EVERYTHING.methods)
 
 
-@pytest.mark.parametrize("name", ["lambda", "power", "power_", "power_x", "power_nan", "power_60", "power_-60", "POWER_1"])
+UNKNOWN = ["lambda", "power", "power_", "power_x", "power_nan", "power_60", "power_-60", "POWER_1"]
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
 def test_unknown_methods_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"model\.lens\.methods names .*choose grpo, dapo.*power_-0\.5"):
         LensConfig(methods=[name])
