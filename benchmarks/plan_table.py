@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from report import table, write
 
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.planning.advice import largest_token_budget
 from lambda_grpo_pl.planning.gpus import GIB, Gpu, find_gpu
 from lambda_grpo_pl.planning.known_models import known_config
 from lambda_grpo_pl.planning.memory import MemoryPlan, plan_memory
@@ -62,7 +61,7 @@ def stacks(num_gpus: int) -> list[Stack]:
     ]
 
 
-def plan(path: str, stack: Stack, gpu: Gpu) -> tuple[PlannedRun, MemoryPlan]:
+def plan(path: str, stack: Stack, gpu: Gpu) -> MemoryPlan:
     """The plan of a model under a stack. Raises `UserError` if the engine cannot start."""
     config = known_config(path)
     assert config is not None
@@ -89,7 +88,7 @@ def plan(path: str, stack: Stack, gpu: Gpu) -> tuple[PlannedRun, MemoryPlan]:
         fused=True,
         engine=VllmSettings(sleep=stack.sleep, gpu_memory_utilization=stack.share),
     )
-    return run, plan_memory(run, gpu)
+    return plan_memory(run, gpu)
 
 
 def find_stack(path: str, num_gpus: int, gpu: Gpu) -> dict[str, Any]:
@@ -97,12 +96,12 @@ def find_stack(path: str, num_gpus: int, gpu: Gpu) -> dict[str, Any]:
     row: dict[str, Any] = {"model": path, "gpus": num_gpus, "stack": "none"}
     for stack in stacks(num_gpus):
         try:
-            run, found = plan(path, stack, gpu)
+            found = plan(path, stack, gpu)
         except UserError:
             continue
         if found.peak <= gpu.memory:
             totals = {phase: found.total(phase) / GIB for phase in PHASES}
-            return row | {"stack": stack.name, **totals, "budget": largest_token_budget(run, found, gpu)}
+            return row | {"stack": stack.name, **totals}
     return row
 
 
@@ -112,14 +111,13 @@ def main() -> None:
     gpu = find_gpu(parser.parse_args().gpu)
     rows = [find_stack(path, num_gpus, gpu) for path in MODELS for num_gpus in (1, 8, 64)]
     table(
-        ["model", "GPUs", "stack", *PHASES, "largest budget"],
+        ["model", "GPUs", "stack", *PHASES],
         [
             [
                 row["model"].removeprefix("Qwen/"),
                 row["gpus"],
                 row["stack"],
                 *(f"{row[phase]:.0f}" if phase in row else "–" for phase in PHASES),
-                f"{row['budget']:,}" if row.get("budget") else "–",
             ]
             for row in rows
         ],
