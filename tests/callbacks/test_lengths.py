@@ -15,7 +15,7 @@ KEY = "rollout.sampling.max_tokens"
 @pytest.fixture
 def data(policy: Path) -> PromptDataModule:
     """Prompts of at most 200 tokens for a model with 256 positions."""
-    rows = [{"question": "7" * length, "answer": "1"} for length in (5, 200)]
+    rows = [{"question": "7" * length, "answer": "1"} for length in (5, 184)]  # the template adds 16
     read = PromptDataModule(str(policy), rows, [{"question": "1+1", "answer": "2"}])
     read.setup("fit")
     return read

@@ -23,7 +23,7 @@ CONFIG = LlamaConfig(vocab_size=3000, hidden_size=64, intermediate_size=96, num_
 SIZE = measure_model(CONFIG, PolicyConfig(path="random"), torch.float32)
 RUN = PlannedRun(
     config=CONFIG,
-    policy=PolicyConfig(path="random", tokens_per_micro_batch=512),
+    policy=PolicyConfig(path="random", tokens_per_micro_batch=512, head_chunk=64),
     placement=Placement("single", 1, 1),
     device="gpu",
     mixed_precision=True,
