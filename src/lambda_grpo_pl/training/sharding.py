@@ -63,7 +63,9 @@ def shard_policy(policy: Policy, mesh: DeviceMesh, settings: ShardingSettings, d
     for module in policy.modules():
         if type(module).__name__ in layer_names:
             fully_shard(module, **arguments)
-    fully_shard(policy, **arguments)
+    trains = any(parameter.requires_grad for parameter in policy.parameters())
+    # By default the root stays whole after a forward pass, for the backward pass that a frozen reference does not have.
+    fully_shard(policy, **arguments, reshard_after_forward=None if trains else True)
     policy.offloaded = settings.cpu_offload
 
 
