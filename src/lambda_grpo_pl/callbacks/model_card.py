@@ -7,7 +7,7 @@ from pathlib import Path
 import lightning as L
 
 from lambda_grpo_pl.callbacks.context import datamodule, engine, find_callback, trained
-from lambda_grpo_pl.callbacks.figure import GRPO_LAMBDA, LAMBDA
+from lambda_grpo_pl.callbacks.metric_names import GRPO_LAMBDA, LAMBDA
 from lambda_grpo_pl.callbacks.summary import RunSummary, format_score, read_scores
 
 

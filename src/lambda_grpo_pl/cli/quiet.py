@@ -46,7 +46,7 @@ def quieten_libraries() -> None:
 
 def quieten_transformers() -> None:
     """Hide transformers' bars for loading and writing weights, which takes seconds; downloads keep theirs."""
-    from huggingface_hub.utils import enable_progress_bars
+    from huggingface_hub.utils.tqdm import enable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
