@@ -388,6 +388,9 @@ def test_all_updates_of_a_rollout_are_logged_once(
     assert values["sampler/gap_max"] == max(float(total["sampler_gap_max"]) for total in totals)
     assert values["policy/gradient_norm"] == pytest.approx(sum(float(norm) for norm in norms) / 4)
     assert values["policy/learning_rate"] == pytest.approx(0.01), "the last update's"
+    losses = [-float((call.weights * call.gradient.surrogates).sum()) for call in calls]
+    assert values["policy/loss"] == pytest.approx(sum(losses) / 4, rel=1e-3)
+    assert abs(sum(losses)) > 1e-3
     for name in ("ess", "f_max", "length_correct"):
         assert values[f"preference/{name}"] == pytest.approx(sum(float(share[name]) for share in shares) / 4)
     assert values["preference/lambda"] == pytest.approx(float(shares[-1]["lambda"]))

@@ -20,6 +20,13 @@ def test_a_row_stands_for_the_updates_since_the_row_before(tmp_path: Path) -> No
         path.check(5)
 
 
+def test_rows_may_come_in_any_order_and_count_updates_as_loggers_write_them(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.csv"
+    file.write_text("preference/lambda,update\n1.5,4.0\n0.5,2.0\n")
+    path = LambdaPath(str(file))
+    assert [path.at(update) for update in (1, 2, 3, 4)] == [0.5, 0.5, 1.5, 1.5]
+
+
 @pytest.mark.parametrize("text", ["", "update,reward/mean\n1,0.5\n", "update,preference/lambda\n"])
 def test_a_file_without_lambda_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "metrics.csv"
