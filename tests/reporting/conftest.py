@@ -102,21 +102,20 @@ def write_evaluation(
         write_tables(folder, info, tabulate_records(folder))
 
 
+def leave_run(
+    run: Path, completions: Sequence[Sequence[str]] | None = None, slope: float = 0.01, **preference: Any
+) -> Path:
+    """Leave a complete run of 30 updates with two evaluations."""
+    write_metrics(run)
+    write_config(run, **preference)
+    write_curves(run, slope)
+    write_csv(run / "guards.csv", [{"update": 12, "guard": "truncation", "message": "Many responses, too long"}])
+    for step in (0, 30):
+        write_evaluation(run, step, completions or [[f"{index}+4=7", "no idea"] for index in range(6)])
+    return run
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """A function that leaves a complete run; its arguments change parts."""
-
-    def make(
-        name: str, completions: Sequence[Sequence[str]] | None = None, slope: float = 0.01, **preference: Any
-    ) -> Path:
-        run = tmp_path / name
-        write_metrics(run)
-        write_config(run, **preference)
-        write_curves(run, slope)
-        write_csv(run / "guards.csv", [{"update": 12, "guard": "truncation", "message": "Many responses, too long"}])
-        texts = completions or [[f"{index}+4=7", "no idea"] for index in range(6)]
-        for step in (0, 30):
-            write_evaluation(run, step, texts)
-        return run
-
-    return make
+    """A function that leaves a complete run under a name; its other arguments change parts."""
+    return lambda name, *parts, **preference: leave_run(tmp_path / name, *parts, **preference)
