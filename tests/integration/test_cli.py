@@ -17,7 +17,8 @@ def test_help_lists_every_command_at_once(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr("sys.argv", ["lambda-grpo", "--help"])
     assert entry.main() == 0
     listed = capsys.readouterr().out
-    assert all(f"\n  {command} " in listed for command in ("fit", "validate", "test", "predict", "compare", "init"))
+    commands = ("fit", "validate", "test", "predict", "compare", "report", "init")
+    assert all(f"\n  {command} " in listed for command in commands)
 
 
 def test_help_imports_no_framework() -> None:

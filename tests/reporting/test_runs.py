@@ -51,7 +51,6 @@ def test_curves_are_grouped_by_update_and_ordered_by_length(tmp_path: Path) -> N
 @pytest.mark.parametrize("folder", [".", "lightning_logs/version_0", "my_logs"])
 def test_metrics_are_found_where_csv_loggers_put_them(tmp_path: Path, folder: str) -> None:
     write_metrics(tmp_path / "run")
-    (tmp_path / "run" / "preference_curve.csv").write_text("update,relative_length,f\n1,1,1\n")
     place = tmp_path / "run" / folder / "metrics.csv"
     place.parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "run" / "csv" / "metrics.csv").rename(place)
@@ -97,6 +96,15 @@ def test_a_damaged_file_is_left_out_and_named(make_run: MakeRun, damaged: str) -
     assert len(run.evaluations) == 2
 
 
+def test_other_parquet_files_of_a_run_are_not_evaluations(make_run: MakeRun) -> None:
+    folder = make_run("a")
+    (folder / "rollouts").mkdir()
+    (folder / "rollouts" / "000001.parquet").write_bytes(b"PAR1")
+    run = read_run(folder, "a")
+    assert [evaluation.step for evaluation in run.evaluations] == [0, 30]
+    assert run.notes == []
+
+
 def test_one_evaluation_alone_is_a_run_too(make_run: MakeRun) -> None:
     (run,) = read_runs([make_run("a") / "evaluation" / "step-000030"])
     assert (run.method, list(run.evaluations[0].scores)) == ("lambda", ["sums"])
@@ -104,6 +112,10 @@ def test_one_evaluation_alone_is_a_run_too(make_run: MakeRun) -> None:
 
 def test_what_is_not_a_run_is_refused_with_a_remedy(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("a")
+    with pytest.raises(UserError, match=r"contains runs: name them, for example .*/a"):
+        read_runs([tmp_path])
+    (run / "csv" / "metrics.csv").rename(run / "metrics.csv")
+    (run / "csv" / "config.yaml").rename(run / "config.yaml")
     with pytest.raises(UserError, match=r"contains runs: name them, for example .*/a"):
         read_runs([tmp_path])
     with pytest.raises(UserError, match="is not a folder"):

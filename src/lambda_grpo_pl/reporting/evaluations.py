@@ -9,9 +9,12 @@ from typing import Any
 
 from lambda_grpo_pl.data.benchmarks import in_registry_order
 from lambda_grpo_pl.evaluation.records import read_setup
-from lambda_grpo_pl.evaluation.report import SCORES, RunInfo, tabulate_records
+from lambda_grpo_pl.evaluation.report import RUN, SCORES, RunInfo, tabulate_records
 from lambda_grpo_pl.evaluation.runs import read_info
 from lambda_grpo_pl.reporting.tables import read_or_note
+
+STEP = "step-"
+"""How the folders of evaluations begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +47,15 @@ class Evaluation:
 
 def read_evaluations(run: Path, notes: list[str]) -> list[Evaluation]:
     """Return a run's evaluations by step; the folder may also be one evaluation."""
-    records = [file for pattern in ("*/*.parquet", "evaluation/*/*/*.parquet") for file in run.glob(pattern)]
-    scores = [file for pattern in (SCORES, f"evaluation/*/{SCORES}") for file in run.glob(pattern)]
-    folders = {file.parent.parent for file in records} | {file.parent for file in scores}
-    evaluations = [read_evaluation(folder, notes) for folder in sorted(folders)]
+    folders = [each for each in (run, *sorted(run.glob("evaluation/*"))) if is_evaluation(each)]
+    evaluations = [read_evaluation(folder, notes) for folder in folders]
     return sorted(evaluations, key=lambda evaluation: evaluation.step)
+
+
+def is_evaluation(folder: Path) -> bool:
+    """Return whether a folder holds an evaluation, finished or not."""
+    has_records = folder.name.startswith(STEP) and any(folder.glob("*/*.parquet"))
+    return has_records or (folder / SCORES).is_file() or (folder / RUN).is_file()
 
 
 def read_evaluation(folder: Path, notes: list[str]) -> Evaluation:
@@ -98,5 +105,5 @@ def _compute_scores(folder: Path) -> dict[str, BenchmarkScores]:
 
 
 def _step_in(name: str) -> int:
-    digits = name.removeprefix("step-")
+    digits = name.removeprefix(STEP)
     return int(digits) if digits.isdecimal() else 0

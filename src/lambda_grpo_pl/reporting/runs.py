@@ -9,7 +9,7 @@ from typing import Any
 
 from lambda_grpo_pl.callbacks.gains import OWN, PREFIX, SUFFIX, judge_gains
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.reporting.evaluations import Evaluation, read_evaluations
+from lambda_grpo_pl.reporting.evaluations import Evaluation, is_evaluation, read_evaluations
 from lambda_grpo_pl.reporting.tables import (
     Curve,
     GuardWarning,
@@ -130,11 +130,12 @@ def read_run(folder: Path, name: str) -> Run:
 
 
 def _is_run(folder: Path) -> bool:
-    files = (METRICS, CURVES, CONFIG, "evaluation/*/*/*.parquet", "evaluation/*/scores.json", "*/*.parquet")
-    return any(any(folder.glob(pattern)) for pattern in files) or any(
-        file.with_name(CONFIG).is_file() or file.parent.name.startswith("version_")
-        for file in folder.glob(f"*/{METRICS}")
-    )
+    own = (folder / name for name in (METRICS, CURVES, CONFIG))
+    evaluations = (folder, *folder.glob("evaluation/*"))
+    if any(file.is_file() for file in own) or any(map(is_evaluation, evaluations)):
+        return True
+    logs = (file.parent for pattern in LOGGER_FOLDERS for file in folder.glob(pattern))
+    return any(not (log / CURVES).is_file() and not (log / "evaluation").is_dir() for log in logs)
 
 
 def _find_metrics(folder: Path, notes: list[str]) -> Path | None:

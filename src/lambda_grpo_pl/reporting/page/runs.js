@@ -113,14 +113,15 @@ function makeSection(name, metrics) {
 /** Return the lens's means over updates: methods by measures, for each run. */
 function tabulateLens(metrics) {
   const names = metrics.map((metric) => metric.name.split("/"));
-  const methods = [...new Set(names.map((parts) => parts[1]))], measures = [...new Set(names.map((parts) => parts[2]))];
-  const mean = (values) => {
+  const methods = [...new Set(["own", ...names.map((parts) => parts[1])])], measures = [...new Set(names.map((parts) => parts[2]))];
+  const mean = (values, isGain) => {
     const known = values.filter((value) => value !== null);
-    return known.reduce((sum, value) => sum + value, 0) / known.length;
+    const average = known.reduce((sum, value) => sum + value, 0) / known.length;
+    return Math.abs(average) < 1e-6 && !isGain ? 0 : average;  // what is 0 but for rounding
   };
   const rows = DATA.runs.flatMap((run, index) => methods.map((method) => {
     const found = measures.map((measure) => run.metrics[`lens/${method}/${measure}`]);
-    return { cells: [runName(index), method, ...found.map((series) => series ? format(mean(series.values)) : "–")],
+    return { cells: [runName(index), method, ...found.map((series, at) => series ? format(mean(series.values, measures[at].startsWith("gain"))) : "–")],
       isKnown: found.some(Boolean) };
   })).filter((row) => row.isKnown);
   return table("The lens, mean over updates: what each preference would do with the same responses",
