@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lambda_grpo_pl.objective import LEARNABLE, count_tokens, preference_statistics
+from lambda_grpo_pl.objective import (
+    LEARNABLE,
+    LengthPreference,
+    PreferenceConfig,
+    count_tokens,
+    preference_statistics,
+)
 
 from .golden import preference
 from .strategies import Group, for_all, groups
@@ -113,11 +119,13 @@ def test_correlation_ignores_scale_and_the_groups_mean_and_is_zero_without_sprea
 
 def test_at_bound_is_reported_on_either_side_and_if_one_prompt_is_there() -> None:
     assert statistics(-5.0)["at_bound"] == 1
+    model = LengthPreference(PreferenceConfig(init=0.01, bound=0.01))  # as a float32, λ is below
+    arguments = (torch.ones(2, 3), LENGTHS, ADVANTAGES, CORRECT, count_tokens(LENGTHS), None)
+    assert preference_statistics(model, *arguments)["at_bound"] == 1
     model = preference(0.0, contextual=True)
     model.w.data.fill_(2.0)
     model.moments.variance.fill_(1.0)
     features = torch.tensor([[3.0] * 4, [0.0] * 4], dtype=torch.float64)
-    arguments = (torch.ones(2, 3), LENGTHS, ADVANTAGES, CORRECT, count_tokens(LENGTHS), None)
     assert preference_statistics(model, *arguments, features)["at_bound"] == 1
     assert preference_statistics(model, *arguments, 0 * features)["at_bound"] == 0
 

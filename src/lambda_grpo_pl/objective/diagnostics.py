@@ -47,7 +47,7 @@ def preference_statistics(
         **_lengths_by_outcome(tokens, correct, mask),
         "length_advantage_corr": _correlation(tokens, advantages, mask),
         "lambda": lam.mean(),
-        "at_bound": widen((lam.abs() >= preference.config.bound).any()),
+        "at_bound": widen((lam.float().abs() >= preference.config.bound).any()),  # λ is float32: 0.01 is a bit less
     }
     family, config = preference.family, preference.config
     if config.learn == "correlation":
