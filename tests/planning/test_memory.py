@@ -121,6 +121,7 @@ def test_changes_are_suggested_until_the_run_fits() -> None:
     assert sleep.sentence == "rollout.engine.sleep: true"
     assert sleep.fits
     limit = int(1.8 * GIB)
+    run = replace(run, engine=None)
     changes = suggest_changes(run, Gpu("small", limit))
     assert [each.fits for each in changes] == [*[False] * (len(changes) - 1), True]
     assert plan_memory(changes[-1].run).peak <= limit
