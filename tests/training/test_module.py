@@ -351,6 +351,9 @@ def test_mini_batches_split_the_prompts_and_count_their_own_tokens(
         assert not call.weights[~torch.isin(torch.arange(16), call.rows)].any()
     assert returned[0]["rows"].tolist() == torch.arange(8, 16).view(2, 4).tolist()
     assert returned[0]["weights"].tolist() == [[1.0] * 4] * 2
+    assert returned[0]["f"].flatten().tolist() == [1.0] * 16, "all rows, each as its last update weighed it"
+    last = calls[2].gradient.surrogates + calls[3].gradient.surrogates
+    torch.testing.assert_close(returned[0]["surrogates"].flatten(), last)
 
 
 def test_rows_without_advantage_are_skipped_unless_a_kl_term_needs_them(folder: Path, calls: list[Call]) -> None:
