@@ -74,7 +74,7 @@ REGIMES = {
             model="builtin:ledger-tiny",
             task="builtin:ledger",
             max_tokens=96,
-            learning_rate=2.5e-5,
+            learning_rate=1.1e-5,
         ),
         Regime(
             name="fail-fast",
@@ -82,7 +82,7 @@ REGIMES = {
             model="builtin:fail-fast-tiny",
             task="builtin:long-ledger",
             max_tokens=32,
-            learning_rate=2.5e-5,
+            learning_rate=1.1e-5,
         ),
         Regime(
             name="ramble",
@@ -90,7 +90,7 @@ REGIMES = {
             model="builtin:ramble-tiny",
             task="builtin:ledger",
             max_tokens=96,
-            learning_rate=2.5e-5,
+            learning_rate=1.1e-5,
         ),
         Regime(
             name="padding",
@@ -98,7 +98,7 @@ REGIMES = {
             model="builtin:padding-tiny",
             task="builtin:ledger",
             max_tokens=96,
-            learning_rate=2.5e-5,
+            learning_rate=1.1e-5,
             is_null=True,
         ),
         Regime(
@@ -107,7 +107,7 @@ REGIMES = {
             model="builtin:equal-lengths-tiny",
             task="builtin:ledger",
             max_tokens=16,
-            learning_rate=2.5e-5,
+            learning_rate=1.1e-5,
             is_null=True,
         ),
     )
