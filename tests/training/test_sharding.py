@@ -110,7 +110,7 @@ def test_ranks_that_split_layers_are_refused() -> None:
     """They would train on different prompts without exchanging gradients."""
     mesh: Any = {"tensor_parallel": SimpleNamespace(size=lambda: 2)}
     with pytest.raises(UserError, match=r"over 2 ranks.*trainer\.strategy\.init_args\.tensor_parallel_size to 1"):
-        shard_policy(random_policy(), mesh, None)
+        shard_policy(random_policy(), mesh, ShardingSettings(), None)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, None])
@@ -125,9 +125,9 @@ def test_each_layer_is_a_group_of_its_own_and_gradients_are_reduced_in_float32(
     mesh: Any = {"tensor_parallel": SimpleNamespace(size=lambda: 1), "data_parallel": "the ranks"}
     policy = random_policy()
     layers = list(policy.causal_lm.model.layers)
-    shard_policy(policy, mesh, dtype)
+    shard_policy(policy, mesh, ShardingSettings(), dtype)
     policy.causal_lm._no_split_modules = None
-    shard_policy(policy, mesh, dtype)
+    shard_policy(policy, mesh, ShardingSettings(), dtype)
     assert [module for module, _, _ in groups] == [*layers, policy, policy]
     for _, ranks, precision in groups:
         assert ranks == "the ranks"
