@@ -120,7 +120,7 @@ def test_each_layer_is_a_group_of_its_own_and_gradients_are_reduced_in_float32(
     """A model that names no layers is one group."""
     groups: list[tuple] = []
     monkeypatch.setattr(
-        sharding, "fully_shard", lambda module, mesh, mp_policy: groups.append((module, mesh, mp_policy))
+        sharding, "fully_shard", lambda module, mesh, mp_policy, **_: groups.append((module, mesh, mp_policy))
     )
     mesh: Any = {"tensor_parallel": SimpleNamespace(size=lambda: 1), "data_parallel": "the ranks"}
     policy = random_policy()
