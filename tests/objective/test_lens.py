@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -95,7 +96,8 @@ def test_weights_are_those_that_would_train_up_to_one_factor(name: str, part: sl
     model = preference(method.lam, family=method.family, **learn)
     trained = model(lengths, count.mean_length, group.active, advantages=advantages).detach() / count.denominator
     seen = lens_weights(method, lengths[part], advantages[part], group.active[part])
-    scale = lens_weights(method, lengths, advantages, group.active).sum() / trained.sum().clamp(min=1e-30)
+    assume(trained.sum() > 0)  # where all responses are empty, nothing has a weight
+    scale = lens_weights(method, lengths, advantages, group.active).sum() / trained.sum()
     torch.testing.assert_close(seen, trained[part] * scale, rtol=1e-9, atol=1e-12)
 
 
