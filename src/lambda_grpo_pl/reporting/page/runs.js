@@ -16,6 +16,11 @@ const OVERVIEW = [
 ];
 const UNDRAWN = /(_low|_high|\/num_questions|\/num_samples)$/;
 
+/** Return a dotted key that may break after its dots. */
+function breakable(key) {
+  return el("span", {}, key.split(/(?<=\.)/).flatMap((part) => [part, el("wbr")]));
+}
+
 function drawRuns() {
   const place = section("runs");
   const facts = [
@@ -25,7 +30,7 @@ function drawRuns() {
     ["updates", (run) => run.updates],
     ["folder", (run) => run.folder],
   ].map(([name, read]) => ({ cells: [name, ...DATA.runs.map(read)] }));
-  const asRow = ({ key, values, differs }) => ({ cells: [key, ...values.map((value) => value ?? "null")],
+  const asRow = ({ key, values, differs }) => ({ cells: [breakable(key), ...values.map((value) => value ?? "null")],
     kind: differs ? "differs" : null });
   const packages = [...new Set(DATA.runs.flatMap((run) => Object.keys(run.versions)))];
   const versions = packages.map((name) => ({ cells: [name, ...DATA.runs.map((run) => run.versions[name] ?? "unknown")] }));
@@ -35,7 +40,7 @@ function drawRuns() {
   place.append(table(DATA.runs.length > 1 ? "What each run is; ≠ marks settings in which the runs differ" : "What the run is",
     head(), [...facts, ...differing.map(asRow), ...versions]));
   addDetails(place, DATA.runs.length > 1 ? "Key settings that all runs share" : "Key settings", ["setting", "value"],
-    shared.map(({ key, values }) => ({ cells: [key, values.find((value) => value !== "unknown") ?? "null"] })));
+    shared.map(({ key, values }) => ({ cells: [breakable(key), values.find((value) => value !== "unknown") ?? "null"] })));
   addDetails(place, "Other settings in which the runs differ", head(), other.map(asRow));
   const notes = DATA.runs.flatMap((run) => [...run.notes, run.lens].filter(Boolean).map((note) => `${run.name}: ${note}`));
   if (notes.length) place.append(el("h3", {}, "Notes"), el("ul", { class: "notes" }, notes.map((note) => el("li", {}, note))));
