@@ -1,0 +1,1 @@
+"""The length-preference lab: what each weighting of response lengths does, on problems whose lengths are controlled."""
