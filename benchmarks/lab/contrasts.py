@@ -1,0 +1,69 @@
+"""The comparisons that the lab makes, written down before the runs. Nothing outside this list is called a finding.
+
+Within a regime all contrasts of an experiment are adjusted together (Holm).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Contrast(NamedTuple):
+    """One comparison: is `arm` better or worse than `baseline`, or equal to it?"""
+
+    arm: str
+    baseline: str
+    why: str
+    """The question, in words."""
+
+
+MARGIN = 0.01
+"""Two methods are equivalent if their accuracies differ by less than one point (TOST)."""
+ALPHA = 0.05
+
+SIMULATE: tuple[Contrast, ...] = (
+    Contrast("grpo", "dapo", "Do short or long responses deserve the weight?"),
+    Contrast("dr_grpo", "dapo", "Does Dr. GRPO differ from the token mean once both are tuned?"),
+    Contrast("balanced", "grpo", "Does balancing the signs add to GRPO?"),
+    Contrast("delta_l_1", "grpo", "Does ΔL differ from GRPO?"),
+    Contrast("lambda", "dapo", "Does the paper's λ, at its rate of 0.1, leave DAPO?"),
+    Contrast("lambda", "grpo", "Is the paper's λ better than GRPO?"),
+    Contrast("lambda_lr10", "dapo", "Does a faster λ help?"),
+    Contrast("relative_power", "dapo", "Does the surrogate rule help on relative power?"),
+    Contrast("validation", "dapo", "Does held-out data teach λ something?"),
+    Contrast("correlation", "dapo", "Is the correlation rule better than DAPO?"),
+    Contrast("correlation", "grpo", "Is the correlation rule better than GRPO?"),
+    Contrast("correlation", "dr_grpo", "Is the correlation rule better than Dr. GRPO?"),
+    Contrast("correlation", "lambda", "Is the correlation rule better than the paper's?"),
+    Contrast("placebo", "correlation", "Does λ's path hold anything about its own run?"),
+    Contrast("dapo_again", "dapo", "Tuning noise: the same method, tuned on other seeds."),
+)
+"""Accuracy after equally many updates; the same list again at equal sampled tokens."""
+
+MODEL: tuple[Contrast, ...] = (
+    Contrast("grpo", "dapo", "Above DAPO where wrong answers are long, below it where they are short?"),
+    Contrast("lambda", "dapo", "Is the paper's rule at a rate of 0.1 equal to DAPO?"),
+    Contrast("correlation", "dapo", "Is the correlation rule ever below the better of the two?"),
+    Contrast("correlation", "grpo", "Is the correlation rule ever below the better of the two?"),
+)
+"""The language model's contrasts, in every regime."""
+
+REGIMES: tuple[str, ...] = (
+    "stuck", "failfast", "hazard", "lost", "noise", "early", "cliff", "think", "mixture", "equal", "shuffled",
+)  # fmt: skip
+
+CORE: tuple[str, ...] = (
+    "dapo", "grpo", "correlation", "dr_grpo", "lambda", "dapo_again", "balanced", "delta_l_1", "lambda_lr10",
+    "relative_power", "placebo", "validation",
+)  # fmt: skip
+"""The methods of the contrasts, in the order in which they run."""
+
+EXTRA: tuple[str, ...] = (
+    "power_-1.5", "power_-1", "power_-0.5", "power_+0.5", "prompt_mean", "delta_l_075", "lambda_lr1", "linear",
+    "contextual",
+)  # fmt: skip
+"""Methods that are shown in the table, and fixed λ as an oracle; no contrast is declared for them."""
+
+ADAM_REGIMES: tuple[str, ...] = ("stuck", "failfast", "noise", "lost")
+ADAM_ARMS: tuple[str, ...] = ("dapo", "grpo", "correlation", "lambda", "dr_grpo")
+"""What is run again with Adam."""
