@@ -1,0 +1,157 @@
+"""Run what an experiment lacks, and write its report: `python -m benchmarks.lab EXPERIMENT [--seeds N] [--jobs J]`.
+
+Everything is in runs/lab/EXPERIMENT: one Parquet and one JSON file per cell, pictures, and report.html. A cell whose
+files exist is not run again. `report` puts all experiments into one page and runs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.lab.experiments import (
+    controls,
+    model,
+    pareto,
+    robustness,
+    sensitivity,
+    simulate,
+    stability,
+    trajectories,
+)
+from benchmarks.lab.export import export_results
+from benchmarks.lab.report.page import Section, write_page
+from benchmarks.lab.results import read_results
+from benchmarks.lab.store import describe_origin, write_json
+from lambda_grpo_pl.errors import UserError
+
+SUMMARY = (
+    "Tabular policies on a small state machine whose lengths are controlled, trained with exact policy gradients and "
+    "the "
+    "package's own objective. Every table names the command that makes it again."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one experiment, or write the page of all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.lab", description=__doc__)
+    parser.add_argument("experiment", choices=[*EXPERIMENTS, "report"])
+    parser.add_argument("--seeds", type=int, help="reported seeds; the default depends on the experiment")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument(
+        "--simulated-seeds", type=int, default=100, help="the --seeds of the simulate run that is built on"
+    )
+    parser.add_argument("--export", action="store_true", help="also write benchmarks/results/lab, which is committed")
+    parser.add_argument("--runs", type=Path, default=Path("runs/lab"), help="folder of all results")
+    arguments = parser.parse_args(argv)
+    try:
+        names = list(EXPERIMENTS) if arguments.experiment == "report" else [arguments.experiment]
+        if arguments.experiment != "report":
+            EXPERIMENTS[arguments.experiment][0](arguments)
+        sections = [section for name in names for section in _find_sections(name, arguments)]
+    except UserError as error:
+        parser.error(str(error))
+    folder = arguments.runs / arguments.experiment
+    if arguments.export:
+        export_results(arguments.runs, arguments.simulated_seeds)
+    print(f"→ {write_page(folder / 'report.html', 'The length-preference lab', SUMMARY, sections)}")
+    return 0
+
+
+def _find_sections(name: str, arguments: argparse.Namespace) -> list[Section]:
+    """Return an experiment's sections; in the page of all, one that has not run has none."""
+    needs = arguments.runs / ("simulate" if name in ("trajectories", "stability") else name)
+    if arguments.experiment == "report" and not needs.exists():
+        return []
+    return EXPERIMENTS[name][1](arguments)
+
+
+def _run_simulate(arguments: argparse.Namespace) -> None:
+    folder, num_seeds = arguments.runs / "simulate", arguments.seeds or 100
+    simulate.run(folder, num_seeds, arguments.jobs)
+    simulate.print_power(read_results(folder / "cells", simulate.list_cells(num_seeds)), num_seeds)
+    write_json(folder / "summary.json", simulate.summarize(folder, num_seeds) | {"origin": describe_origin()})
+
+
+def _run_controls(arguments: argparse.Namespace) -> None:
+    controls.run(arguments.runs / "controls")
+
+
+def _run_nothing(arguments: argparse.Namespace) -> None:
+    """Trajectories and stability read what simulate left."""
+
+
+def _show_simulate(arguments: argparse.Namespace) -> list[Section]:
+    return simulate.build_sections(arguments.runs / "simulate", _count_simulated(arguments), _pictures(arguments))
+
+
+def _show_controls(arguments: argparse.Namespace) -> list[Section]:
+    return [controls.build_section(controls.read(arguments.runs / "controls"))]
+
+
+def _show_trajectories(arguments: argparse.Namespace) -> list[Section]:
+    return trajectories.build_sections(arguments.runs / "simulate", _count_simulated(arguments), _pictures(arguments))
+
+
+def _show_stability(arguments: argparse.Namespace) -> list[Section]:
+    return stability.build_sections(arguments.runs / "simulate", _count_simulated(arguments), _pictures(arguments))
+
+
+def _count_simulated(arguments: argparse.Namespace) -> int:
+    is_simulate = arguments.experiment == "simulate" and arguments.seeds
+    return int(arguments.seeds if is_simulate else arguments.simulated_seeds)
+
+
+def _pictures(arguments: argparse.Namespace) -> Path:
+    return Path(arguments.runs / arguments.experiment / "pictures")
+
+
+def _places(arguments: argparse.Namespace, name: str) -> tuple[Path, Path, int, int]:
+    """Return folder, simulate's folder and seeds, and the experiment's seeds."""
+    num_seeds = arguments.seeds if arguments.experiment == name and arguments.seeds else 48
+    return arguments.runs / name, arguments.runs / "simulate", arguments.simulated_seeds, num_seeds
+
+
+def _run_model(arguments: argparse.Namespace) -> None:
+    run = model.run_quick if arguments.experiment == "quick" else model.run_model
+    run(arguments.runs / arguments.experiment, *_count_model(arguments), arguments.jobs)
+
+
+def _show_model(name: str, arguments: argparse.Namespace) -> list[Section]:
+    (num_seeds,) = _count_model(arguments)
+    command = f"python -m benchmarks.lab {name} --seeds {num_seeds}"
+    return model.build_sections(arguments.runs / name, num_seeds, _pictures(arguments), command)
+
+
+def _count_model(arguments: argparse.Namespace) -> tuple[int]:
+    return (arguments.seeds or (10 if arguments.experiment == "model" else 3),)
+
+
+Step = Callable[[argparse.Namespace], None]
+Show = Callable[[argparse.Namespace], list[Section]]
+EXPERIMENTS: dict[str, tuple[Step, Show]] = {
+    "simulate": (_run_simulate, _show_simulate),
+    "controls": (_run_controls, _show_controls),
+    "trajectories": (_run_nothing, _show_trajectories),
+    "stability": (_run_nothing, _show_stability),
+    "sensitivity": (
+        lambda arguments: sensitivity.run(*_places(arguments, "sensitivity"), arguments.jobs),
+        lambda arguments: sensitivity.build_sections(*_places(arguments, "sensitivity")),
+    ),
+    "robustness": (
+        lambda arguments: robustness.run(*_places(arguments, "robustness"), arguments.jobs),
+        lambda arguments: robustness.build_sections(*_places(arguments, "robustness")),
+    ),
+    "pareto": (
+        lambda arguments: pareto.run(*_places(arguments, "pareto"), arguments.jobs),
+        lambda arguments: pareto.build_sections(*_places(arguments, "pareto"), _pictures(arguments)),
+    ),
+    "quick": (_run_model, lambda arguments: _show_model("quick", arguments)),
+    "model": (_run_model, lambda arguments: _show_model("model", arguments)),
+}
+"""Experiment → what runs it, and what shows it."""
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

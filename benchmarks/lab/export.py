@@ -1,0 +1,69 @@
+"""The committed results: every reported seed's numbers in one small Parquet file, and the summaries as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.lab import markdown
+from benchmarks.lab.experiments import controls, simulate, stability, trajectories
+from benchmarks.lab.results import Result, read_results
+from benchmarks.lab.store import describe_origin, read_cell, write_json
+
+RESULTS = Path(__file__).parents[1] / "results" / "lab"
+
+
+def export_results(runs: Path, num_seeds: int, folder: Path = RESULTS) -> list[Path]:
+    """Write what `docs/evidence.md` rests on; curves stay in `runs`."""
+    results = read_results(runs / "simulate" / "cells", simulate.list_cells(num_seeds))
+    folder.mkdir(parents=True, exist_ok=True)
+    columns: dict[str, list[Any]] = {}
+    for result in results:
+        for name, values in _list_seeds(result).items():
+            columns.setdefault(name, []).extend(values)
+    pq.write_table(pa.table(columns), folder / "simulate.parquet", compression="zstd")
+    origin = {"cells": results[0].record["versions"] | {"revision": results[0].record["revision"]}}
+    summary = simulate.summarize(runs / "simulate", num_seeds)
+    write_json(folder / "simulate.json", summary | origin)
+    if folder == RESULTS and markdown.EVIDENCE.exists():
+        page = markdown.refresh(markdown.EVIDENCE.read_text(encoding="utf-8"), summary)
+        markdown.EVIDENCE.write_text(page, encoding="utf-8")
+    write_json(folder / "trajectories.json", trajectories.summarize(runs / "simulate", num_seeds))
+    write_json(folder / "stability.json", stability.summarize(runs / "simulate", num_seeds))
+    if (runs / "controls" / "summary.json").exists():
+        write_json(folder / "controls.json", controls.read(runs / "controls"))
+    for name in ("sensitivity", "robustness", "pareto"):
+        cells = sorted((runs / name / "cells").glob("*.json"))
+        if cells:
+            write_json(folder / f"{name}.json", {"cells": [_describe(path) for path in cells], **describe_origin()})
+    return sorted(folder.iterdir())
+
+
+def _list_seeds(result: Result) -> dict[str, list[Any]]:
+    """Return one row per seed."""
+    count = len(result.accuracy)
+    return {
+        "optimizer": [result.cell.schedule.optimizer] * count,
+        "regime": [result.cell.regime] * count,
+        "arm": [result.cell.arm] * count,
+        "seed": result.rows["seed"],
+        "accuracy": result.accuracy.astype(np.float32).tolist(),
+        "length": np.array(result.rows["length"], dtype=np.float32).tolist(),
+        "tokens": result.curve("tokens")[:, -1].astype(np.float32).tolist(),
+        "lambda": result.curve("lam")[:, -1].astype(np.float32).tolist(),
+    }
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    """Return a cell's means from its record and rows."""
+    rows, record = read_cell(path.parent, path.stem)
+    last = [curve[-1] for curve in rows["lam_curve"]]
+    return {
+        "regime": record["regime"], "arm": record["arm"], "variant": record["variant"], "label": record["label"],
+        "rate": record["rate"], "num_seeds": record["num_seeds"], "accuracy": record["accuracy"],
+        "length": round(float(np.mean(rows["length"])), 2), "lambda": round(float(np.mean(last)), 3),
+    }  # fmt: skip

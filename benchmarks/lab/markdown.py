@@ -1,0 +1,96 @@
+"""The tables of docs/evidence.md, written between their markers from the committed summaries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lab.contrasts import SIMULATE
+from benchmarks.lab.simulator.arms import find_arm
+
+EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence.md"
+MARKS = {"better": "**", "worse": "**", "equivalent": "=", "undecided": ""}
+
+
+def refresh(page: str, summary: Mapping[str, Any]) -> str:
+    """Return the page with every table between `<!-- table: NAME -->` and `<!-- end -->` written anew."""
+
+    def rewrite(match: re.Match[str]) -> str:
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]](summary)}\n<!-- end -->"
+
+    return re.sub(r"<!-- table: ([\w-]+) -->.*?<!-- end -->", rewrite, page, flags=re.DOTALL)
+
+
+def tabulate(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def show_regimes(summary: Mapping[str, Any]) -> str:
+    """Return the regimes as DAPO found them."""
+    rows = [
+        [
+            name, f"{m['accuracy_start']:.2f} → {m['accuracy_end']:.2f}",
+            f"{m['length_right']:.0f} / {m['length_wrong']:.0f}", f"{m['cv']:.2f}",
+            f"{100 * m['truncated']:.0f} → {100 * m['truncated_end']:.0f} %",
+            f"{m['correlation_start']:+.2f} → {m['correlation_late']:+.2f}", "yes" if m["length_matters"] else "no",
+        ]
+        for name, m in ((name, each["measured"]) for name, each in summary["optimizers"]["sgd"].items())
+    ]  # fmt: skip
+    return tabulate(["regime", "accuracy", "right / wrong length", "CV", "truncated", "corr(ℓ, A)", "gate"], rows)
+
+
+def show_accuracy(optimizer: str) -> Callable[[Mapping[str, Any]], str]:
+    """Return what writes the table of accuracies."""
+
+    def show(summary: Mapping[str, Any]) -> str:
+        regimes = summary["optimizers"].get(optimizer, {})
+        arms = list(dict.fromkeys(arm for each in regimes.values() for arm in each["arms"]))
+        rows = []
+        for arm in arms:
+            found = [each["arms"].get(arm) for each in regimes.values()]
+            cells = [f"{100 * row['accuracy']:.1f} ± {100 * row['half']:.1f}" if row else "" for row in found]
+            rows.append([find_arm(arm).label, *cells])
+        return tabulate(["method", *regimes], rows)
+
+    return show
+
+
+def show_contrasts(optimizer: str, budget: str) -> Callable[[Mapping[str, Any]], str]:
+    """Return what writes the declared contrasts at one budget."""
+
+    def show(summary: Mapping[str, Any]) -> str:
+        regimes = summary["optimizers"].get(optimizer, {})
+        rows = []
+        for contrast in SIMULATE:
+            cells = []
+            for each in regimes.values():
+                pairs = {(one["arm"], one["baseline"]): one for one in each["findings"][budget]}
+                cells.append(_show_finding(pairs.get((contrast.arm, contrast.baseline))))
+            if any(cells):
+                rows.append([f"{find_arm(contrast.arm).label} − {find_arm(contrast.baseline).label}", *cells])
+        return tabulate(["contrast", *regimes], rows)
+
+    return show
+
+
+def _show_finding(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    text = f"{100 * found['difference']:+.1f} [{100 * found['low']:+.1f}, {100 * found['high']:+.1f}]"
+    mark = MARKS[found["verdict"]]
+    return f"{mark}{text}{mark}" if mark == "**" else f"{mark} {text}".strip()
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "regimes": show_regimes,
+    "accuracy-sgd": show_accuracy("sgd"),
+    "accuracy-adam": show_accuracy("adam"),
+    "updates-sgd": show_contrasts("sgd", "updates"),
+    "tokens-sgd": show_contrasts("sgd", "tokens"),
+    "updates-adam": show_contrasts("adam", "updates"),
+}
+"""Name in the page → what writes it."""
