@@ -28,8 +28,7 @@ from lambda_grpo_pl.errors import UserError
 
 SUMMARY = (
     "Tabular policies on a small state machine whose lengths are controlled, trained with exact policy gradients and "
-    "the "
-    "package's own objective. Every table names the command that makes it again."
+    "the package's own objective. Every table names the command that makes it again."
 )
 
 

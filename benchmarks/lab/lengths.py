@@ -61,8 +61,8 @@ class LengthProfile:
         if self.correlation >= MATTERS:
             return "Right responses are long: prefer dapo.yaml or correlation.yaml; grpo.yaml loses here."
         return (
-            "Length says little about correctness: the correlation does not tell which preference is better. Start with "
-            "dapo.yaml, and try grpo.yaml with its own learning rate."
+            "Length says little about correctness: the correlation does not tell which preference is better. Start "
+            "with dapo.yaml, and try grpo.yaml with its own learning rate."
         )
 
 

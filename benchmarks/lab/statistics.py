@@ -118,8 +118,7 @@ def describe_power(name: str, sd: float, num_seeds: int) -> str:
     return (
         f"{name}: the paired difference varies by {100 * sd:.1f} points (sd over the tuning seeds). {num_seeds} seeds "
         f"find one point with probability {power:.2f}, and {100 * smallest_effect(sd, num_seeds):.1f} points with "
-        "0.80; "
-        f"one point takes {needed or 'over 100,000'} seeds."
+        f"0.80; one point takes {needed or 'over 100,000'} seeds."
     )
 
 

@@ -61,7 +61,8 @@ def test_tables_between_markers_are_written_anew() -> None:
     page = "before\n<!-- table: regimes -->\nold\n<!-- end -->\nafter"
     measured = {
         "accuracy_start": 0.1, "accuracy_end": 0.5, "length_right": 9.0, "length_wrong": 45.0, "cv": 0.9,
-        "truncated": 0.1, "truncated_end": 0.2, "correlation_start": -0.5, "correlation_late": -0.9, "length_matters": True,
+        "truncated": 0.1, "truncated_end": 0.2, "correlation_start": -0.5, "correlation_late": -0.9,
+        "length_matters": True,
     }  # fmt: skip
     found = refresh(page, {"optimizers": {"sgd": {"stuck": {"measured": measured}}}})
     assert "| stuck | 0.10 → 0.50 | 9 / 45 | 0.90 | 10 → 20 % | -0.50 → -0.90 | yes |" in found

@@ -20,17 +20,20 @@ from lambda_grpo_pl.evaluation.intervals import wilson_interval
 from lambda_grpo_pl.evaluation.seeds import power_over_seeds
 
 NUM_EXPERIMENTS, SEEDS_EACH = 200, 10
+NUM_RUNS = 800
+"""The pool from which each experiment draws both arms, without replacement."""
 SCHEDULE = Schedule(num_updates=40, num_prompts=16, num_blocks=2, test_prompts=64)
 REGIME, RATE = "failfast", 640.0
 CHUNK = 200
-FIRST_SEEDS = (3_000_000, 4_000_000)
-"""The two arms are the same method on different seeds: same distribution, different draws."""
+FIRST_SEED = 3_000_000
 CONTRAST = Contrast("dapo_again", "dapo", "Are two identical methods found different?")
 
 
 def run(folder: Path, num_experiments: int = NUM_EXPERIMENTS) -> dict[str, Any]:
     """Run all simulated experiments and write their summary."""
-    first, second = (_accuracies(start, num_experiments * SEEDS_EACH) for start in FIRST_SEEDS)
+    pool, random = _train_pool(NUM_RUNS), np.random.default_rng(0)
+    draws = [random.choice(pool, 2 * SEEDS_EACH, replace=False) for _ in range(num_experiments)]
+    first, second = np.stack(draws)[:, :SEEDS_EACH], np.stack(draws)[:, SEEDS_EACH:]
     sd = float((second - first).std(ddof=1))
     effect = smallest_effect(sd, SEEDS_EACH)
     summary = {
@@ -43,13 +46,13 @@ def run(folder: Path, num_experiments: int = NUM_EXPERIMENTS) -> dict[str, Any]:
     return summary
 
 
-def _accuracies(first_seed: int, count: int) -> NDArray[np.float64]:
-    """Return the final accuracies of `count` short runs of DAPO, [experiments, seeds]."""
+def _train_pool(count: int) -> NDArray[np.float64]:
+    """Return the final accuracies of `count` short runs of DAPO, which differ in their seeds alone."""
     machine, arm, parts = find_machine(REGIME), find_arm("dapo"), []
     for start in range(0, count, CHUNK):
-        seeds = first_seed + np.arange(start, min(start + CHUNK, count))
+        seeds = FIRST_SEED + np.arange(start, min(start + CHUNK, count))
         parts.append(train(machine, arm, seeds, np.full(len(seeds), RATE), SCHEDULE).test["accuracy"])
-    return np.concatenate(parts).reshape(-1, SEEDS_EACH)
+    return np.concatenate(parts)
 
 
 def _count_found(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -72,12 +75,9 @@ def build_section(summary: dict[str, Any]) -> Section:
     null, planted = summary["found_without_effect"], summary["found_with_effect"]
     section.add_text(
         f"{summary['num_experiments']} simulated experiments of {summary['seeds_each']} paired seeds. Two identical "
-        "methods "
-        f"are found different in {100 * null[0]:.1f} % of them [{100 * null[1]:.1f}, {100 * null[2]:.1f}]. A planted "
-        "effect "
-        f"of {100 * summary['effect']:.1f} points, for which a power of {summary['printed_power']:.2f} is printed, is "
-        "found "
-        f"in {100 * planted[0]:.1f} % [{100 * planted[1]:.1f}, {100 * planted[2]:.1f}]."
+        f"methods are found different in {100 * null[0]:.1f} % of them [{100 * null[1]:.1f}, {100 * null[2]:.1f}]. A "
+        f"planted effect of {100 * summary['effect']:.1f} points, for which a power of {summary['printed_power']:.2f} "
+        f"is printed, is found in {100 * planted[0]:.1f} % [{100 * planted[1]:.1f}, {100 * planted[2]:.1f}]."
     )
     section.add_command("python -m benchmarks.lab controls")
     return section

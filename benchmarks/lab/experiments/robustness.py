@@ -60,8 +60,7 @@ def build_sections(folder: Path, simulated: Path, simulated_seeds: int, num_seed
     transfer = Section("Robustness: λ learned elsewhere")
     transfer.add_text(
         f"A regime's last λ, fixed, in another regime ({num_seeds} seeds, the target's tuned rate for that rule). "
-        "Accuracy in "
-        "points; the diagonal is the regime's own λ."
+        "Accuracy in points; the diagonal is the regime's own λ."
     )
     for arm in RULES:
         found = {(each.cell.variant, each.cell.regime): each for each in results if each.cell.arm == arm}
@@ -79,8 +78,7 @@ def build_sections(folder: Path, simulated: Path, simulated_seeds: int, num_seed
     padded = {each.cell.arm: each for each in results if each.cell.regime == "padded"}
     attack.add_text(
         "In stuck, half of the right responses are padded to the limit before f, Z and the correlation see them, so "
-        "that right "
-        "responses look long. Rates are those of stuck."
+        "that right responses look long. Rates are those of stuck."
     )
     rows = []
     for arm, each in padded.items():

@@ -136,9 +136,8 @@ def _describe_regimes(summary: Mapping[str, Any], command: str) -> Section:
     section = Section("Regimes, as measured")
     section.add_text(
         "Lengths under DAPO at its tuned rate. A regime counts as one where length matters if the correlation of "
-        "length "
-        f"and advantage within groups is at least {GATE} in size, both in the first updates and at two thirds of the "
-        "run."
+        f"length and advantage within groups is at least {GATE} in size, both in the first updates and at two thirds "
+        "of the run."
     )
     rows = [
         [
@@ -161,9 +160,8 @@ def _tabulate(
 ) -> Section:  # fmt: skip
     section = Section(f"Accuracy by regime and method, {optimizer.upper()}")
     section.add_text(
-        f"Mean of {num_seeds} paired seeds, each method at its own tuned learning rate; in brackets the mean length. "
-        "▲ and "
-        "▼ mark a significant difference from DAPO where that contrast was declared (Holm within the regime)."
+        f"Mean of {num_seeds} paired seeds, each method at its own tuned learning rate; in brackets the mean length. ▲ "
+        "and ▼ mark a significant difference from DAPO where that contrast was declared (Holm within the regime)."
     )
     names = list(dict.fromkeys(arm for each in regimes.values() for arm in each["arms"]))
     rows = [[find_arm(arm).label, *(_show_arm(regimes[regime], arm) for regime in regimes)] for arm in names]
@@ -199,8 +197,7 @@ def _test(optimizer: str, regimes: Mapping[str, Any], command: str) -> Section:
     section = Section(f"Declared contrasts, {optimizer.upper()}")
     section.add_text(
         "Differences in points with 95 % intervals. ▲ better and ▼ worse hold after Holm's adjustment within the "
-        "regime; = "
-        "means equivalent within one point (TOST); the others are undecided."
+        "regime; = means equivalent within one point (TOST); the others are undecided."
     )
     for budget, name in (("updates", "equal updates"), ("tokens", "equal sampled tokens")):
         rows = []

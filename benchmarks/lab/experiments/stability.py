@@ -52,10 +52,8 @@ def build_sections(folder: Path, num_seeds: int, pictures: Path) -> list[Section
     section = Section("Stability")
     section.add_text(
         "First block → last block. Drop: best block minus last block, in points. Collapse: share of the seeds whose "
-        "last block "
-        f"is below {COLLAPSE:g} of their best, with its 95 % interval. b is the prefix bias Σ f A / Σ |f A|, s the "
-        "sign balance "
-        "(P − N)/(P + N), both averaged over the run."
+        f"last block is below {COLLAPSE:g} of their best, with its 95 % interval. b is the prefix bias Σ f A / Σ |f "
+        "A|, s the sign balance (P − N)/(P + N), both averaged over the run."
     )
     header = ["method", "entropy", "KL", "gradient norm", "length", "right length", "drop", "collapse", "b", "s"]
     for regime, arms in summarize(folder, num_seeds).items():

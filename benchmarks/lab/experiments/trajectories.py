@@ -60,11 +60,9 @@ def build_sections(folder: Path, num_seeds: int, pictures: Path) -> list[Section
     summary = summarize(folder, num_seeds)
     section = Section("What λ does")
     section.add_text(
-        "Fixed weights ℓ^λ, normalized over the batch and each tuned, are the oracle: the best fixed elasticity. "
-        "Each rule's "
-        "last λ is shown as an elasticity (mean ± sd over seeds), with its regret: accuracy minus the oracle's, in "
-        "points. "
-        "The oracle is picked on the same seeds, which favors it slightly."
+        "Fixed weights ℓ^λ, normalized over the batch and each tuned, are the oracle: the best fixed elasticity. Each "
+        "rule's last λ is shown as an elasticity (mean ± sd over seeds), with its regret: accuracy minus the "
+        "oracle's, in points. The oracle is picked on the same seeds, which favors it slightly."
     )
     rows = [
         [regime, *(f"{100 * each['grid'][name]:.1f}" if name in each["grid"] else "" for name in FIXED)]

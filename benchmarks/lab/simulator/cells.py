@@ -54,9 +54,11 @@ def run_cells(cells: Iterable[Cell], folder: Path, jobs: int) -> None:
     """Run the cells that have no file yet, `jobs` at a time, and print a line for each."""
     waiting = [cell for cell in cells if not is_done(folder, cell.name)]
     tasks = [(cell, folder) for cell in waiting]
+    if not tasks:
+        return
     started = time.monotonic()
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(jobs, max(1, len(tasks))), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with context.Pool(min(jobs, len(tasks)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for number, line in enumerate(pool.imap_unordered(_run_task, tasks), 1):
             print(f"[{number}/{len(tasks)}, {time.monotonic() - started:.0f} s] {line}", flush=True)
 
