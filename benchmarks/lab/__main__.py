@@ -108,7 +108,7 @@ def _pictures(arguments: argparse.Namespace) -> Path:
 
 def _places(arguments: argparse.Namespace, name: str) -> tuple[Path, Path, int, int]:
     """Return folder, simulate's folder and seeds, and the experiment's seeds."""
-    num_seeds = arguments.seeds if arguments.experiment == name and arguments.seeds else 48
+    num_seeds = arguments.seeds if arguments.experiment == name and arguments.seeds else 32
     return arguments.runs / name, arguments.runs / "simulate", arguments.simulated_seeds, num_seeds
 
 

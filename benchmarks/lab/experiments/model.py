@@ -35,6 +35,8 @@ GRID = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Learning rates that `model` tries, times the regime's."""
 TUNING_SEEDS = (1001, 1002)
 DONE = "done.json"
+PROGRAM = "from lambda_grpo_pl.cli.entry import main; raise SystemExit(main())"
+"""`lambda-grpo`, from the package that this process imports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def train(run: Run, runs: Path) -> str:
     arguments = regime.arguments(run.method, folder.resolve(), run.seed, regime.learning_rate * run.factor)
     with open(folder / "log.txt", "w", encoding="utf-8") as log:
         subprocess.run(
-            [sys.executable, "-m", "lambda_grpo_pl.cli.entry", *arguments],
+            [sys.executable, "-c", PROGRAM, *arguments],
             check=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log,
         )  # fmt: skip
     seconds, accuracy = time.perf_counter() - started, float(read_scores(run, runs).mean())
