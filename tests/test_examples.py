@@ -12,7 +12,8 @@ import pytest
 from tests.conftest import ROOT
 
 EXAMPLES = ROOT / "examples"
-COMMANDS = [path for path in sorted(EXAMPLES.iterdir()) if "lambda-grpo fit" in path.read_text(encoding="utf-8")]
+FILES = [path for path in sorted(EXAMPLES.iterdir()) if path.is_file()]
+COMMANDS = [path for path in FILES if "lambda-grpo fit" in path.read_text(encoding="utf-8")]
 SMALL = """--trainer.accelerator=cpu --trainer.precision=32-true --trainer.logger=false --trainer.max_steps=2
 --trainer.val_check_interval=1000 --trainer.num_sanity_val_steps=0 --trainer.enable_progress_bar=false
 --rollout.sampler=transformers --rollout.sampling.num_samples=4 --rollout.sampling.max_tokens=8 --data.batch_size=4

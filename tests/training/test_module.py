@@ -146,7 +146,7 @@ def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
     asked: list[tuple] = []
     monkeypatch.setattr(module_file, "load_policy", lambda *arguments: asked.append(arguments) or random_policy())
     monkeypatch.setattr(module_file, "load_reference", lambda *arguments: asked.append(arguments))
-    monkeypatch.setattr(module_file, "shard_policy", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(module_file, "shard_policies", lambda *arguments: asked.append(arguments))
     monkeypatch.setattr(LambdaGRPO, "device_mesh", "the mesh")
     config = PolicyConfig(path=str(folder), reference_path="other")
     objective = ObjectiveConfig(surrogate=SurrogateConfig(kl_coef=0.1))
@@ -157,7 +157,7 @@ def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
     assert asked == [
         (str(folder), config, 0.7, computed),
         ("other", config, 0.7, computed, module.policy.layouts),
-        (module.policy, "the mesh", gathered),
+        (module.policy, [None], "the mesh", config.sharding, gathered),
     ]
     module.configure_model()
     assert len(asked) == 3, "Lightning calls it for every stage; weights are loaded once"

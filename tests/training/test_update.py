@@ -91,11 +91,13 @@ def reference() -> Reference:
 
 
 def row_weights(family: str) -> Tensor:
-    groups = reference().groups
+    given = reference()
+    groups = given.groups
     learn = "surrogate" if FAMILIES[family].has_lambda else "fixed"
     config = PreferenceConfig(family=family, learn=learn, init=1.5 * FAMILIES[family].has_lambda, max_length=12)
     count = count_tokens(groups.lengths, groups.active)
-    f = LengthPreference(config)(groups.lengths, count.mean_length, groups.active).detach()
+    advantages = given.rollout.advantages[groups.rows]
+    f = LengthPreference(config)(groups.lengths, count.mean_length, groups.active, advantages=advantages).detach()
     return (f / count.denominator).float().flatten()
 
 

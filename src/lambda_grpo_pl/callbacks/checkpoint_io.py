@@ -149,7 +149,7 @@ def describe_damage(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None for a complete and undamaged one; reads all of it."""
     try:
         return _describe_folder(path) if path.is_dir() else _describe_file(path)
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         return str(error)
 
 

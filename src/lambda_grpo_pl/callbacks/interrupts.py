@@ -57,7 +57,7 @@ class Interrupts:
         """Put back the handlers that were there before `install`."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._previous = {}
+        self._previous, self._pending = {}, 0  # what has been raised must not be raised again by the last save
 
     def hold(self) -> None:
         """Let signals wait until `release`."""
