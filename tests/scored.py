@@ -28,7 +28,7 @@ def save_tiny_policy(folder: Path, **changes: object) -> Path:
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
-        "max_position_embeddings": 2048,  # room for the benchmarks' responses
+        "max_position_embeddings": 4096,  # room for the benchmarks' responses
         "tie_word_embeddings": True,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,

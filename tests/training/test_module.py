@@ -152,7 +152,7 @@ def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
     objective = ObjectiveConfig(surrogate=SurrogateConfig(kl_coef=0.1))
     module = LambdaGRPO(config, PreferenceConfig(learn=learn), objective, temperature=0.7)
     module.trainer = L.Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)
-    monkeypatch.setattr(L.Trainer, "datamodule", SimpleNamespace(heldout_source=heldout))
+    module.trainer.datamodule = SimpleNamespace(heldout_source=heldout)
     module.configure_model()
     assert asked == [
         (str(folder), config, 0.7, computed),
