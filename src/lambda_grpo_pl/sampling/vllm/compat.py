@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -55,6 +56,34 @@ def import_vllm() -> Any:
     import vllm
 
     return vllm
+
+
+@contextmanager
+def llvmlite_spared() -> Iterator[None]:
+    """Keep llvmlite (numba) out of vLLM's search through all loaded modules for its kernels, while an engine is built.
+
+    `llvmlite.binding.ffi.lib` answers to every attribute, `__dict__` included, with a foreign function. vLLM 0.32 takes
+    that for a dictionary and fails in every process that has used numba.
+    """
+    try:
+        from vllm.triton_utils import dispatcher
+    except ImportError:  # older versions do not search
+        yield
+        return
+    search = dispatcher._rebind_kernels
+
+    def search_others(overrides: Any) -> None:
+        hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "llvmlite"}
+        try:
+            search(overrides)
+        finally:
+            sys.modules.update(hidden)
+
+    dispatcher._rebind_kernels = search_others
+    try:
+        yield
+    finally:
+        dispatcher._rebind_kernels = search
 
 
 @contextmanager

@@ -24,7 +24,13 @@ from lambda_grpo_pl.sampling.vllm.checkpoint import (
     missing_names,
     own_names,
 )
-from lambda_grpo_pl.sampling.vllm.compat import import_vllm, installed_vllm, preserved_torch_rng, process_unchanged
+from lambda_grpo_pl.sampling.vllm.compat import (
+    import_vllm,
+    installed_vllm,
+    llvmlite_spared,
+    preserved_torch_rng,
+    process_unchanged,
+)
 from lambda_grpo_pl.sampling.vllm.launch import configuration_folder, executor_backend
 from lambda_grpo_pl.sampling.vllm.reload import reload_weights
 from lambda_grpo_pl.sampling.vllm.settings import VllmSettings
@@ -62,13 +68,14 @@ class VllmEngine:
         self._format = CheckpointFormat(config)
         with process_unchanged():
             self._vllm = import_vllm()
-            self._llm = self._vllm.LLM(
-                model=str(configuration_folder(config, self._format.architecture)),
-                trust_remote_code=trust_remote_code,
-                max_model_len=self.max_model_len,
-                **_engine_arguments(settings),
-                **lora.engine_arguments(adapters, installed_vllm()),
-            )
+            with llvmlite_spared():
+                self._llm = self._vllm.LLM(
+                    model=str(configuration_folder(config, self._format.architecture)),
+                    trust_remote_code=trust_remote_code,
+                    max_model_len=self.max_model_len,
+                    **_engine_arguments(settings),
+                    **lora.engine_arguments(adapters, installed_vllm()),
+                )
         if self._shares_process_group:
             _keep_process_group(self._llm)
         self.weight_names: list[str] = self._llm.apply_model(checkpoint_names)[0]
