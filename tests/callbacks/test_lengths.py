@@ -8,14 +8,16 @@ from lambda_grpo_pl.callbacks.lengths import check_lengths
 from lambda_grpo_pl.data.module import TRAINING, PromptDataModule
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling import VllmSettings
+from tests.scored import save_tiny_policy
 
 KEY = "rollout.sampling.max_tokens"
 
 
 @pytest.fixture
-def data(policy: Path) -> PromptDataModule:
+def data(tmp_path: Path) -> PromptDataModule:
     """Prompts of at most 200 tokens for a model with 256 positions."""
     rows = [{"question": "7" * length, "answer": "1"} for length in (5, 184)]  # the template adds 16
+    policy = save_tiny_policy(tmp_path / "policy", max_position_embeddings=256)
     read = PromptDataModule(str(policy), rows, [{"question": "1+1", "answer": "2"}])
     read.setup("fit")
     return read
