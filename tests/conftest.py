@@ -26,10 +26,15 @@ def in_root() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def parser(in_root: None) -> Any:
-    """The command line's parser, before anything is built."""
-    from lambda_grpo_pl.cli.main import LambdaGRPOCLI, build  # seconds to import, and most tests do not need it
+    """The command line's parser of all subcommands, with descriptions, before anything is built."""
+    from jsonargparse import set_parsing_settings
 
+    from lambda_grpo_pl.cli import main  # seconds to import, and most tests do not need it
+    from lambda_grpo_pl.cli.main import LambdaGRPOCLI, build
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "_spare_unused", lambda kind, words: kind)
         for step in ("before_instantiate_classes", "instantiate_classes", "after_instantiate_classes"):
             patch.setattr(LambdaGRPOCLI, step, lambda self: None)
         patch.setattr(LambdaGRPOCLI, "_run_subcommand", lambda self, subcommand: None)

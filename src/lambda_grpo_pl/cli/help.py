@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ def overview(command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def topic(words: list[str]) -> str | None:
+def topic(words: Sequence[str]) -> str | None:
     """Return the key after `--help`, "" if there is none, or None if no help is asked for."""
     for place, word in enumerate(words):
         name, _, value = word.partition("=")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -90,7 +91,7 @@ class LambdaGRPOCLI(LightningCLI):
 
         Raises `UserError` with key, file and remedy for what does not fit.
         """
-        words = [str(word) for word in args] if isinstance(args, list) else sys.argv[1:]
+        words = _list_words(args)
         # Without subcommands, where code builds a run that it does not start, there is one parser.
         parsers: dict[str, LightningArgumentParser] = getattr(self, "_subcommand_parsers", {})
         used = parsers.get(words[0] if words else "fit", parsers.get("fit", parser))
@@ -158,8 +159,8 @@ class LambdaGRPOCLI(LightningCLI):
 
 def build(args: ArgsType = None, run: bool = True, kind: type[LambdaGRPOCLI] = LambdaGRPOCLI) -> LambdaGRPOCLI:
     """Parse `args` (the command line if None), build trainer, module and data, and run the subcommand if `run`."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True, omegaconf_absolute_to_relative_paths=True)
-    return kind(
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    return _spare_unused(kind, _list_words(args))(
         LambdaGRPO,
         PromptDataModule,
         args=args,
@@ -171,3 +172,26 @@ def build(args: ArgsType = None, run: bool = True, kind: type[LambdaGRPOCLI] = L
         parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
         auto_configure_optimizers=False,
     )
+
+
+def _list_words(args: ArgsType) -> list[str]:
+    return [str(word) for word in args] if isinstance(args, list) else sys.argv[1:]
+
+
+def _spare_unused(kind: type[LambdaGRPOCLI], words: Sequence[str]) -> type[LambdaGRPOCLI]:
+    """Return `kind` with a parser for the subcommand of `words` alone, whose keys are described if help is asked for.
+
+    Four parsers with descriptions take two seconds at each start.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=topic(words) is not None)
+    every = kind.subcommands()
+    if not words or words[0] not in every:
+        return kind
+
+    class OneSubcommand(kind):  # type: ignore[valid-type, misc]
+        @staticmethod
+        @override
+        def subcommands() -> dict[str, set[str]]:
+            return {words[0]: every[words[0]]}
+
+    return OneSubcommand
