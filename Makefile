@@ -54,7 +54,7 @@ demo-real: $(STAMP)  ## Train a real 135M model on word problems on the CPU, wit
 	@$(BIN)/lambda-grpo fit --config configs/base.yaml --config configs/preference/lambda.yaml --config configs/demo_real.yaml
 
 test: lint  ## Linters, types and all tests but the slow ones and those that need a GPU.
-	@$(PYTEST) -n $(WORKERS) --dist loadfile -m 'not slow and not gpu'
+	@$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'
 
 lint: $(STAMP)  ## Linters and types alone.
 	@$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -98,7 +99,7 @@ REGIMES = {
             model="builtin:padding-tiny",
             task="builtin:ledger",
             max_tokens=96,
-            learning_rate=1.1e-5,
+            learning_rate=1.8e-5,
             is_null=True,
         ),
         Regime(
@@ -117,6 +118,7 @@ REGIMES = {
 def run_pilot(regime: Regime, folder: Path, method: str = "dapo", seed: int = 0) -> tuple[Measured, float]:
     """Train in a process with one thread; return what the gate reads, and the seconds of the whole run."""
     command = [sys.executable, "-m", "lambda_grpo_pl.cli.entry", *regime.arguments(method, folder, seed)]
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier pilot, under other settings
     start = time.perf_counter()
     subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
     return measure(read_metrics(folder / "csv/metrics.csv")), time.perf_counter() - start
