@@ -3,7 +3,9 @@
 import json
 import re
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from lambda_grpo_pl.data.benchmarks import MATH8, in_registry_order
 from lambda_grpo_pl.errors import UserError
@@ -96,6 +98,13 @@ def test_the_last_evaluation_of_a_run_counts_unless_one_is_named(run):
     assert compare([folder, other]).cells["Qwen2.5-1.5B grpo"]["gsm8k"].mean == 0.9
     first = compare([folder / "evaluation" / "step-000000", other])
     assert first.cells["Qwen2.5-1.5B grpo"]["gsm8k"].mean == 0.1
+
+
+def test_recorded_rollouts_beside_an_evaluation_are_not_taken_for_one(run):
+    folder, other = run("a", "grpo", gsm8k=90), run("b", "dapo", gsm8k=50)
+    (folder / "rollouts").mkdir()
+    parquet.write_table(pa.table({"tokens": [[1, 2]]}), folder / "rollouts" / "rollout-000001-rank0.parquet")
+    assert compare([folder, other]).cells["Qwen2.5-1.5B grpo"]["gsm8k"].mean == 0.9
 
 
 def test_seeds_of_one_method_are_grouped_and_widen_its_interval(run):

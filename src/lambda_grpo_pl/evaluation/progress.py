@@ -16,6 +16,7 @@ from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.records import (
     EvaluationSetup,
     QuestionRecord,
+    list_benchmarks,
     merge,
     read_records,
     read_setup,
@@ -113,8 +114,7 @@ def set_aside_other_weights(folder: Path, policy: str) -> list[Path]:
 
     Without this, a set that is not asked this time would appear beside new scores as if one policy had made both.
     """
-    sets = sorted({file.parent for file in folder.glob("*/*.parquet")})
-    return [_move_away(each) for each in sets if read_setup(each).policy != policy]
+    return [_move_away(each) for each in list_benchmarks(folder) if read_setup(each).policy != policy]
 
 
 def weights_digest(policy: nn.Module) -> str:

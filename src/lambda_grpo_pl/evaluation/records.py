@@ -155,6 +155,12 @@ def write_part(folder: str | Path, setup: EvaluationSetup, rank: int, records: S
     return file
 
 
+def list_benchmarks(folder: str | Path) -> list[Path]:
+    """Return the folders below `folder` that hold a benchmark's records; other Parquet files are not looked at."""
+    names = (MERGED, "part-*.parquet")
+    return sorted({file.parent for name in names for file in Path(folder).glob(f"*/{name}")})
+
+
 def read_records(folder: str | Path) -> list[QuestionRecord]:
     """Return a folder's records, sorted by index, each question once.
 

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from lambda_grpo_pl.data.benchmarks import in_registry_order
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.evaluation.records import EvaluationSetup, read_records, read_setup
+from lambda_grpo_pl.evaluation.records import EvaluationSetup, list_benchmarks, read_records, read_setup
 from lambda_grpo_pl.evaluation.scores import QuestionTable, default_ks, summarize
 
 RUN = "run.json"
@@ -103,7 +103,7 @@ def tabulate_records(folder: str | Path) -> list[BenchmarkResult]:
 
     Raises `UserError` if the folder holds no records.
     """
-    folders = {read_setup(file.parent).benchmark: file.parent for file in sorted(Path(folder).glob("*/*.parquet"))}
+    folders = {read_setup(each).benchmark: each for each in list_benchmarks(folder)}
     if not folders:
         raise UserError(f"{folder} holds no records: run `lambda-grpo validate` first, or fix the path.")
     results = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.evaluation.records import EvaluationSetup, read_records, read_setup
+from lambda_grpo_pl.evaluation.records import EvaluationSetup, list_benchmarks, read_records, read_setup
 from lambda_grpo_pl.evaluation.report import RUN, RunInfo
 from lambda_grpo_pl.evaluation.resampling import Floats
 
@@ -65,9 +65,9 @@ def find_evaluation(run: Path) -> Path:
 
     Raises `UserError` if there is none.
     """
-    if any(run.glob("*/*.parquet")):
+    if list_benchmarks(run):
         return run
-    candidates = [file.parent for file in run.rglob(RUN) if any(file.parent.glob("*/*.parquet"))]
+    candidates = [file.parent for file in run.rglob(RUN) if list_benchmarks(file.parent)]
     if not candidates:
         raise UserError(f"{run} holds no evaluation: run `lambda-grpo validate` there first, or fix the path.")
     return max(candidates, key=lambda folder: (read_info(folder).step, folder.stat().st_mtime))
@@ -85,7 +85,7 @@ def read_run(run: str | Path) -> MethodRuns:
     info = read_info(folder)
     values: dict[str, dict[str, tuple[float, ...]]] = {}
     setups: dict[str, EvaluationSetup] = {}
-    for benchmark in sorted({file.parent for file in folder.glob("*/*.parquet")}):
+    for benchmark in list_benchmarks(folder):
         setup = read_setup(benchmark)
         measured = "correct" if setup.metric == "accuracy" else "scores"
         records = read_records(benchmark)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lambda_grpo_pl.data.benchmarks import in_registry_order
-from lambda_grpo_pl.evaluation.records import read_setup
+from lambda_grpo_pl.evaluation.records import list_benchmarks, read_setup
 from lambda_grpo_pl.evaluation.report import RUN, SCORES, RunInfo, tabulate_records
 from lambda_grpo_pl.evaluation.runs import read_info
 from lambda_grpo_pl.reporting.tables import read_or_note
@@ -54,7 +54,7 @@ def read_evaluations(run: Path, notes: list[str]) -> list[Evaluation]:
 
 def is_evaluation(folder: Path) -> bool:
     """Return whether a folder holds an evaluation, finished or not."""
-    has_records = folder.name.startswith(STEP) and any(folder.glob("*/*.parquet"))
+    has_records = folder.name.startswith(STEP) and bool(list_benchmarks(folder))
     return has_records or (folder / SCORES).is_file() or (folder / RUN).is_file()
 
 
@@ -62,7 +62,7 @@ def read_evaluation(folder: Path, notes: list[str]) -> Evaluation:
     """Return one evaluation from its folder."""
     info = read_or_note(read_info, folder, notes) or RunInfo()
     records: dict[str, Path] = {}
-    for place in sorted({file.parent for file in folder.glob("*/*.parquet")}):
+    for place in list_benchmarks(folder):
         if (setup := read_or_note(read_setup, place, notes)) is not None:
             records[setup.benchmark] = place
     finished = (folder / SCORES).is_file()
