@@ -21,6 +21,7 @@ from benchmarks.lab.experiments import (
     trajectories,
 )
 from benchmarks.lab.export import export_results
+from benchmarks.lab.regimes import REGIMES
 from benchmarks.lab.report.page import Section, write_page
 from benchmarks.lab.results import read_results
 from benchmarks.lab.store import describe_origin, write_json
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--simulated-seeds", type=int, default=100, help="the --seeds of the simulate run that is built on"
     )
+    parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES), help="of `model`; default: all")
     parser.add_argument("--export", action="store_true", help="also write benchmarks/results/lab, which is committed")
     parser.add_argument("--runs", type=Path, default=Path("runs/lab"), help="folder of all results")
     arguments = parser.parse_args(argv)
@@ -113,8 +115,11 @@ def _places(arguments: argparse.Namespace, name: str) -> tuple[Path, Path, int, 
 
 
 def _run_model(arguments: argparse.Namespace) -> None:
-    run = model.run_quick if arguments.experiment == "quick" else model.run_model
-    run(arguments.runs / arguments.experiment, *_count_model(arguments), arguments.jobs)
+    folder, (num_seeds,) = arguments.runs / arguments.experiment, _count_model(arguments)
+    if arguments.experiment == "quick":
+        model.run_quick(folder, num_seeds, arguments.jobs)
+    else:
+        model.run_model(folder, num_seeds, arguments.jobs, arguments.regimes)
 
 
 def _show_model(name: str, arguments: argparse.Namespace) -> list[Section]:

@@ -7,9 +7,9 @@ method on other seeds first. A run that was interrupted starts again; a finished
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.lab.contrasts import MODEL
 from benchmarks.lab.gate import measure, read_metrics
-from benchmarks.lab.regimes import REGIMES, ROOT
+from benchmarks.lab.regimes import REGIMES
 from benchmarks.lab.report.figures import bands, draw, save
 from benchmarks.lab.report.page import Section
 from benchmarks.lab.statistics import find_contrasts
@@ -35,8 +35,9 @@ GRID = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Learning rates that `model` tries, times the regime's."""
 TUNING_SEEDS = (1001, 1002)
 DONE = "done.json"
-PROGRAM = "from lambda_grpo_pl.cli.entry import main; raise SystemExit(main())"
-"""`lambda-grpo`, from the package that this process imports."""
+WARM = multiprocessing.get_context("forkserver")
+"""Makes a process for each run from one that has imported everything, which takes ten seconds, and no more than that."""
+WARM.set_forkserver_preload(["__main__", "lambda_grpo_pl.cli.main"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +70,28 @@ def train(run: Run, runs: Path) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     arguments = regime.arguments(run.method, folder.resolve(), run.seed, regime.learning_rate * run.factor)
-    with open(folder / "log.txt", "w", encoding="utf-8") as log:
-        subprocess.run(
-            [sys.executable, "-c", PROGRAM, *arguments],
-            check=True, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log,
-        )  # fmt: skip
+    process = WARM.Process(target=_fit, args=(arguments, folder / "log.txt"))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"The run ended with status {process.exitcode}: {folder / 'log.txt'} says why.")
     seconds, accuracy = time.perf_counter() - started, float(read_scores(run, runs).mean())
     write_json(folder / DONE, {"seconds": round(seconds, 1), "accuracy": accuracy} | describe_origin())
     return f"{run.regime}, {run.method}, seed {run.seed}, rate × {run.factor:g}: {accuracy:.3f}, {seconds:.0f} s"
+
+
+def _fit(arguments: Sequence[str], log: Path) -> None:
+    """Be `lambda-grpo` with one thread, and write what it prints to `log`."""
+    import torch
+
+    from lambda_grpo_pl.cli.entry import main
+
+    torch.set_num_threads(1)
+    with open(log, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    sys.argv = ["lambda-grpo", *arguments]
+    raise SystemExit(main())
 
 
 def read_scores(run: Run, runs: Path) -> NDArray[np.float64]:
@@ -121,9 +136,9 @@ def read_accuracy(run: Run, runs: Path) -> float:
     return float(json.loads((run.find_folder(runs) / DONE).read_text(encoding="utf-8"))["accuracy"])
 
 
-def run_model(runs: Path, num_seeds: int, jobs: int) -> None:
-    """Tune every method in every regime, then train the reported seeds."""
-    for regime in REGIMES:
+def run_model(runs: Path, num_seeds: int, jobs: int, regimes: Sequence[str]) -> None:
+    """Tune every method in each of the regimes, then train the reported seeds."""
+    for regime in regimes:
         factors = {method: tune(regime, method, runs, jobs) for method in METHODS}
         write_json(runs / regime / "factors.json", factors)
         run_missing(list_runs([regime], factors, range(num_seeds)), runs, jobs)
