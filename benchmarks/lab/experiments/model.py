@@ -36,7 +36,7 @@ GRID = (0.25, 0.5, 1.0, 2.0, 4.0)
 TUNING_SEEDS = (1001, 1002)
 DONE = "done.json"
 WARM = multiprocessing.get_context("forkserver")
-"""Makes a process for each run from one that has imported everything, which takes ten seconds, and no more than that."""
+"""Makes a process for each run from one that has imported everything, which takes ten seconds, and done no more."""
 WARM.set_forkserver_preload(["__main__", "lambda_grpo_pl.cli.main"])
 
 
