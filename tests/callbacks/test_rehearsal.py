@@ -14,7 +14,8 @@ from lambda_grpo_pl.data.module import PromptDataModule
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.policy import Policy, PolicyConfig
 from lambda_grpo_pl.sampling import SamplingSettings
-from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig
+from lambda_grpo_pl.training import module as module_file
+from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig
 from lambda_grpo_pl.training.module import LambdaGRPO
 
 ROWS = [{"question": "7" * length, "answer": "1"} for length in (3, 9, 5, 4)]
@@ -36,11 +37,12 @@ class Seen(L.Callback):
         self.rng.append(torch.get_rng_state())
 
 
-def fit(folder: Path, enabled: bool) -> tuple[LambdaGRPO, L.Trainer, Seen]:
+def fit(folder: Path, enabled: bool, num_epochs: int = 1) -> tuple[LambdaGRPO, L.Trainer, Seen]:
     module = LambdaGRPO(
         PolicyConfig(path=str(folder), tokens_per_micro_batch=64, gradient_checkpointing=True),
         objective=ObjectiveConfig(skip_zero_advantage=False),
         optimizer=OptimizerConfig(lr=1e-3),
+        updates=UpdateConfig(num_epochs=num_epochs),
     )
     rollout = RolloutCallback("transformers", SamplingSettings(num_samples=4, max_tokens=12))
     seen = Seen()
@@ -74,6 +76,24 @@ def test_a_rehearsed_run_is_the_same_run(policy: Path, monkeypatch: pytest.Monke
     states = [each.optimizers[0].state_dict()["state"] for each in (plain_trainer, trainer)]
     for first, second in zip(states[0].values(), states[1].values(), strict=True):
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(("num_epochs", "needs_old"), [(1, False), (2, True)])
+def test_the_rehearsal_makes_the_passes_of_an_update_and_exchanges_no_gradient(
+    policy: Path, monkeypatch: pytest.MonkeyPatch, num_epochs: int, needs_old: bool
+) -> None:
+    seen: list[bool] = []
+    exchanged: list[bool] = []
+
+    def rehearse_update(policy: Any, references: Any, batch: Any, objective: Any, passes: Any, needs_old: bool) -> None:
+        seen.append(needs_old)
+        with monkeypatch.context() as patch:
+            patch.setattr(module_file, "sync_gradients", lambda strategy, last: exchanged.append(last))
+            passes.sync(True)
+
+    monkeypatch.setattr(module_file, "rehearse_update", rehearse_update)
+    fit(policy, True, num_epochs)
+    assert (seen, exchanged) == ([needs_old], [False])
 
 
 def test_running_out_of_memory_says_what_to_change(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

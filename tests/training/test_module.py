@@ -532,6 +532,15 @@ def test_the_correlation_rule_weighs_each_update_by_what_it_shows(
     assert len(module.trainer.optimizers) == 1
 
 
+def test_only_training_reads_the_placebos_file(folder: Path, tmp_path: Path) -> None:
+    preference = PreferenceConfig(family="relative_power", learn="placebo", placebo=str(tmp_path / "gone.csv"))
+    module = LambdaGRPO(PolicyConfig(path=str(folder)), preference=preference)
+    module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    module.setup("validate")
+    with pytest.raises(UserError, match=r"model\.preference\.placebo"):
+        module.setup("fit")
+
+
 def test_the_placebo_rule_takes_lambda_from_a_runs_metrics(folder: Path, calls: list[Call], tmp_path: Path) -> None:
     """Update t is weighed by the λ that the file has for it."""
     file = tmp_path / "metrics.csv"
