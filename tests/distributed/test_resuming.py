@@ -1,4 +1,7 @@
-"""A run on two ranks that is resumed ends where the uninterrupted one ends, each rank's rollout ahead included."""
+"""A run on two ranks that is resumed ends where the uninterrupted one ends, each rank's rollout ahead included.
+
+Under the other strategy too, whose checkpoints have another layout.
+"""
 
 import subprocess
 import sys
@@ -21,12 +24,20 @@ def fit(policy: Path, out: Path, strategy: str, *checkpoint: str) -> dict:
     return result
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_a_resumed_run_on_two_ranks_is_the_uninterrupted_one(tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "resumed_under"),
+    [
+        ("fsdp2", "fsdp2"),
+        pytest.param("ddp", "ddp", marks=pytest.mark.slow),
+        pytest.param("ddp", "fsdp2", marks=pytest.mark.slow),
+        pytest.param("fsdp2", "ddp", marks=pytest.mark.slow),
+    ],
+)
+def test_a_resumed_run_on_two_ranks_is_the_uninterrupted_one(tmp_path: Path, strategy: str, resumed_under: str) -> None:
     policy = save_tiny_policy(tmp_path / "policy")
     whole = fit(policy, tmp_path / "whole", strategy)
     checkpoint = next((tmp_path / "whole").glob("*step=2.ckpt"))
-    resumed = fit(policy, tmp_path / "resumed", strategy, str(checkpoint))
+    resumed = fit(policy, tmp_path / "resumed", resumed_under, str(checkpoint))
     assert whole["state"]["preference.lam"] != 0.0
     for name, value in whole["state"].items():
         assert torch.equal(resumed["state"][name], value), name

@@ -20,6 +20,7 @@ from lambda_grpo_pl.callbacks.checkpoint_io import (
     raise_if_disk_is_full,
     seal_shards,
 )
+from lambda_grpo_pl.callbacks.checkpoint_layout import PARAMETERS, name_optimized
 from lambda_grpo_pl.callbacks.context import trained
 from lambda_grpo_pl.callbacks.interrupts import Interrupts
 from lambda_grpo_pl.errors import UserError
@@ -121,8 +122,9 @@ class LatestCheckpoint(Checkpoint):
 
     @override
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note the method, and whether an evaluation is still to come."""
+        """Note the method, the optimizers' parameters, and whether an evaluation is still to come."""
         checkpoint[METHOD] = trained(pl_module).method_name
+        checkpoint[PARAMETERS] = name_optimized(trainer, pl_module)
         checkpoint[DUE] = self._evaluation_due
 
     @override

@@ -113,7 +113,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def seal_shards(trainer: L.Trainer, folder: Path) -> None:
     """Write the list of checksums that completes a folder of shards. Collective: each rank reads what it wrote."""
-    mine = {file.name: _measure(file) for file in sorted(folder.iterdir()) if _writer(file) == trainer.global_rank}
+    mine = {file.name: measure(file) for file in sorted(folder.iterdir()) if _writer(file) == trainer.global_rank}
     everyone: list[Any] = [mine]
     if trainer.world_size > 1:
         everyone = [None] * trainer.world_size
@@ -133,8 +133,8 @@ def _writer(file: Path) -> int:
     return int(rank) if file.name.startswith("__") and rank.isdigit() else 0
 
 
-def _measure(file: Path) -> list[int]:
-    """Bytes and CRC-32 of a file."""
+def measure(file: Path) -> list[int]:
+    """Return the bytes and the CRC-32 of a file."""
     checksum = 0
     with file.open("rb") as content:
         while chunk := content.read(CHUNK):
@@ -176,6 +176,6 @@ def _describe_folder(path: Path) -> str | None:
     for name, sizes in json.loads((path / CHECKSUMS).read_text(encoding="utf-8")).items():
         if not (path / name).is_file():
             return f"{name} is missing"
-        if _measure(path / name) != sizes:
+        if measure(path / name) != sizes:
             return f"the checksum of {name} does not match"
     return None

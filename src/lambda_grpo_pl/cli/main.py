@@ -32,7 +32,8 @@ from lambda_grpo_pl.cli.defaults import add_default_callbacks
 from lambda_grpo_pl.cli.explain import ParserError, explain
 from lambda_grpo_pl.cli.help import describe_keys, topic
 from lambda_grpo_pl.cli.keys import list_keys
-from lambda_grpo_pl.cli.resume import check_checkpoint_path, choose_checkpoint
+from lambda_grpo_pl.cli.planned_run import strategy_name
+from lambda_grpo_pl.cli.resume import check_checkpoint_path, choose_checkpoint, convert_checkpoint
 from lambda_grpo_pl.cli.resume_settings import check_same_settings, find_run_config
 from lambda_grpo_pl.data.module import PromptDataModule
 from lambda_grpo_pl.data.prompts import preview_prompts
@@ -145,6 +146,8 @@ class LambdaGRPOCLI(LightningCLI):
                 check_same_settings(before, json.loads(now))
         elif self.subcommand and config.ckpt_path is not None:
             config.ckpt_path = check_checkpoint_path(config.ckpt_path)
+        if self.subcommand and config.ckpt_path is not None:
+            config.ckpt_path = convert_checkpoint(config.ckpt_path, strategy_name(config.trainer))
 
     @override
     def after_instantiate_classes(self) -> None:

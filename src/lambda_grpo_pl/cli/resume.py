@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lambda_grpo_pl.builtin.cache import make_once
 from lambda_grpo_pl.callbacks.checkpoint import FOLDER, KEPT, LAST, PREVIOUS
 from lambda_grpo_pl.callbacks.checkpoint_io import describe_damage
+from lambda_grpo_pl.callbacks.checkpoint_layout import merge_shards, split_file
 from lambda_grpo_pl.errors import UserError
 
 
@@ -45,6 +48,23 @@ def check_checkpoint_path(path: str) -> str:
             "to take the newest complete one of trainer.default_root_dir."
         )
     return path
+
+
+def convert_checkpoint(path: str, strategy: str) -> str:
+    """Return a checkpoint that a strategy can read: `path`, or its copy in the other layout, made once beside it.
+
+    Several ranks may call this at once.
+    """
+    source, wants_shards = Path(path), strategy == "ModelParallelStrategy"
+    if source.is_dir() == wants_shards:
+        return path
+    digest = hashlib.sha256(f"{source.resolve()} {source.stat().st_mtime_ns}".encode()).hexdigest()[:8]
+    target = source.parent / "converted" / f"{source.stem}-{digest}"
+    if not target.exists():
+        rank_zero_info(f"Converting {source} for {strategy}: {target} can be deleted once the run goes on.")
+    if wants_shards:
+        return str(make_once(target, lambda folder: split_file(source, folder)))
+    return str(make_once(target, lambda folder: merge_shards(source, folder / source.name)) / source.name)
 
 
 def check_checkpoint_argument(arguments: Sequence[str]) -> None:
