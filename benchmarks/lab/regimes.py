@@ -37,7 +37,7 @@ class Regime:
     max_tokens: int
     learning_rate: float
     """Of the pilot. Every method is tuned separately."""
-    num_updates: int = 100
+    num_updates: int = 50
     is_null: bool = False
     """Length and correctness are independent, so that no method should differ."""
 
@@ -75,7 +75,7 @@ REGIMES = {
             model="builtin:ledger-tiny",
             task="builtin:ledger",
             max_tokens=96,
-            learning_rate=1.1e-5,
+            learning_rate=2.2e-5,
         ),
         Regime(
             name="fail-fast",
@@ -83,7 +83,7 @@ REGIMES = {
             model="builtin:fail-fast-tiny",
             task="builtin:long-ledger",
             max_tokens=32,
-            learning_rate=1.1e-5,
+            learning_rate=2.2e-5,
         ),
         Regime(
             name="ramble",
@@ -91,7 +91,7 @@ REGIMES = {
             model="builtin:ramble-tiny",
             task="builtin:ledger",
             max_tokens=96,
-            learning_rate=1.1e-5,
+            learning_rate=2.2e-5,
         ),
         Regime(
             name="padding",
@@ -99,7 +99,7 @@ REGIMES = {
             model="builtin:padding-tiny",
             task="builtin:ledger",
             max_tokens=96,
-            learning_rate=1.8e-5,
+            learning_rate=6.5e-5,
             is_null=True,
         ),
         Regime(
@@ -108,7 +108,7 @@ REGIMES = {
             model="builtin:equal-lengths-tiny",
             task="builtin:ledger",
             max_tokens=16,
-            learning_rate=1.1e-5,
+            learning_rate=2.2e-5,
             is_null=True,
         ),
     )
