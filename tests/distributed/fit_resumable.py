@@ -1,6 +1,8 @@
 """Run by the tests: `fit` on two gloo ranks, sampling one step ahead, with a checkpoint after each step.
 
-python -m tests.distributed.fit_resumable POLICY OUT STRATEGY [CHECKPOINT]
+python -m tests.distributed.fit_resumable POLICY OUT STRATEGY RANK [CHECKPOINT]
+
+RANK is that of LoRA adapters; 0 trains all weights.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ STRATEGIES = {
 }
 
 
-def main(policy: str, out: str, strategy: str, checkpoint: str | None = None) -> None:
+def main(policy: str, out: str, strategy: str, rank: str, checkpoint: str | None = None) -> None:
     torch.set_num_threads(1)
     folder = Path(out)
     keep = f"init_args: {{dirpath: {folder}, every_n_train_steps: 1, save_top_k: -1}}"
@@ -40,6 +42,7 @@ def main(policy: str, out: str, strategy: str, checkpoint: str | None = None) ->
         "--model.preference.lr=5.0",
         "--one_step_off.enabled=true",
         "--model.objective.surrogate.is_correction=truncate",
+        *([f"--model.policy.lora.rank={rank}"] if rank != "0" else []),
         *([f"--ckpt_path={checkpoint}"] if checkpoint else []),
     )
     state = {

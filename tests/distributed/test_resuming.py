@@ -25,19 +25,24 @@ def fit(policy: Path, out: Path, strategy: str, *checkpoint: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "resumed_under"),
+    ("strategy", "resumed_under", "rank"),
     [
-        ("fsdp2", "fsdp2"),
-        pytest.param("ddp", "ddp", marks=pytest.mark.slow),
-        pytest.param("ddp", "fsdp2", marks=pytest.mark.slow),
-        pytest.param("fsdp2", "ddp", marks=pytest.mark.slow),
+        ("fsdp2", "fsdp2", "0"),
+        pytest.param("ddp", "ddp", "0", marks=pytest.mark.slow),
+        pytest.param("ddp", "fsdp2", "0", marks=pytest.mark.slow),
+        pytest.param("fsdp2", "ddp", "0", marks=pytest.mark.slow),
+        pytest.param("fsdp2", "fsdp2", "4", marks=pytest.mark.slow),
+        pytest.param("fsdp2", "ddp", "4", marks=pytest.mark.slow),
+        pytest.param("ddp", "fsdp2", "4", marks=pytest.mark.slow),
     ],
 )
-def test_a_resumed_run_on_two_ranks_is_the_uninterrupted_one(tmp_path: Path, strategy: str, resumed_under: str) -> None:
+def test_a_resumed_run_on_two_ranks_is_the_uninterrupted_one(
+    tmp_path: Path, strategy: str, resumed_under: str, rank: str
+) -> None:
     policy = save_tiny_policy(tmp_path / "policy")
-    whole = fit(policy, tmp_path / "whole", strategy)
+    whole = fit(policy, tmp_path / "whole", strategy, rank)
     checkpoint = next((tmp_path / "whole").glob("*step=2.ckpt"))
-    resumed = fit(policy, tmp_path / "resumed", resumed_under, str(checkpoint))
+    resumed = fit(policy, tmp_path / "resumed", resumed_under, rank, str(checkpoint))
     assert whole["state"]["preference.lam"] != 0.0
     for name, value in whole["state"].items():
         assert torch.equal(resumed["state"][name], value), name

@@ -47,6 +47,30 @@ def test_the_frozen_base_under_lora_has_the_type_asked_for(
     assert {weight.dtype for weight in loaded.parameters() if weight.requires_grad} == {torch.float32}
 
 
+def test_a_lora_policys_state_is_its_adapters(policy: Path) -> None:
+    """Frozen weights come with the base model; an adapter that is missing is still an error."""
+    config = PolicyConfig(path=str(policy), lora=LoraSettings(rank=2))
+    trained, loaded = (load_policy(str(policy), config) for _ in range(2))
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight += 1.0
+    state = trained.state_dict()
+    assert state
+    assert all("lora_" in name for name in state)
+    loaded.load_state_dict(state)
+    for name, weight in loaded.named_parameters():
+        assert torch.equal(weight, trained.get_parameter(name)) == ("lora_" in name), name
+    state.popitem()
+    with pytest.raises(RuntimeError, match="Missing key"):
+        loaded.load_state_dict(state)
+
+
+def test_layers_that_the_model_lacks_are_refused_with_those_it_has(policy: Path) -> None:
+    config = PolicyConfig(path=str(policy), lora=LoraSettings(rank=2, target_modules=["nothing"]))
+    with pytest.raises(UserError, match=r"target_modules is \['nothing'\].*use all-linear, or some of .*q_proj"):
+        load_policy(str(policy), config)
+
+
 def test_all_weights_train_in_float32_whatever_autocast_computes_in(policy: Path) -> None:
     loaded = load_policy(str(policy), PolicyConfig(path=str(policy)), compute_dtype=torch.bfloat16)
     assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from lambda_grpo_pl.builtin.models import resolve_model_path
@@ -32,15 +33,15 @@ def check_checkpoint(path: str, config: PolicyConfig) -> None:
     )
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"The tokenizer of {config.path} has no end-of-sequence token, so no response could end: set eos_token in "
-            "its tokenizer_config.json."
+            f"model.policy.path is {config.path}, whose tokenizer has no end-of-sequence token, so no response could "
+            "end: set eos_token in its tokenizer_config.json."
         )
     vocabulary = model.get_text_config().vocab_size
     if len(tokenizer) > vocabulary:
         raise UserError(
-            f"The tokenizer of {config.path} has {len(tokenizer)} tokens but the model has only {vocabulary}: they "
-            "belong to different models, or tokens were added without resize_token_embeddings. Save a matching pair "
-            "and set model.policy.path to it."
+            f"model.policy.path is {config.path}, whose tokenizer has {len(tokenizer)} tokens but the model has only "
+            f"{vocabulary}: they belong to different models, or tokens were added without resize_token_embeddings. "
+            "Save a matching pair and set model.policy.path to it."
         )
 
 
@@ -70,7 +71,10 @@ def load_policy(
         model.gradient_checkpointing_enable({"use_reentrant": False})
         if config.lora is not None:
             model.enable_input_require_grads()
-    return Policy(model, config, temperature, exactness.layouts, exactness.longest_row).train()
+    policy = Policy(model, config, temperature, exactness.layouts, exactness.longest_row)
+    if config.lora is not None:
+        leave_out_frozen(policy)
+    return policy.train()
 
 
 def load_reference(
@@ -131,6 +135,36 @@ def add_lora(model: Any, lora: LoraSettings) -> Any:
     from peft import LoraConfig, get_peft_model
 
     targets = "all-linear" if lora.target_modules == ["all-linear"] else lora.target_modules
-    return get_peft_model(
-        model, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
-    )
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        layers = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        raise UserError(
+            f"model.policy.lora.target_modules is {lora.target_modules}, which names no layer of the model: use "
+            f"all-linear, or some of {', '.join(sorted(layers))}."
+        ) from error
+
+
+def leave_out_frozen(policy: Policy) -> None:
+    """Keep frozen weights out of the policy's state, and so out of checkpoints: they come with the base model.
+
+    Loading such a state misses none of them; one that has them is loaded as a whole.
+    """
+    policy.register_state_dict_post_hook(_drop_frozen)  # type: ignore[no-untyped-call]
+    policy.register_load_state_dict_post_hook(_forgive_frozen)  # type: ignore[no-untyped-call]
+
+
+def _drop_frozen(policy: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
+    for name in _frozen_names(policy):
+        state.pop(f"{prefix}{name}", None)
+
+
+def _forgive_frozen(policy: nn.Module, keys: Any) -> None:
+    frozen = _frozen_names(policy)
+    keys.missing_keys[:] = [key for key in keys.missing_keys if not any(key.endswith(name) for name in frozen)]
+
+
+def _frozen_names(policy: nn.Module) -> list[str]:
+    parameters = policy.named_parameters(remove_duplicate=False)  # tied weights have two names
+    return [name for name, parameter in parameters if not parameter.requires_grad]
