@@ -6,7 +6,14 @@ from typing import Any, get_type_hints
 import pytest
 
 from lambda_grpo_pl.callbacks import PhaseTimer, RolloutCallback
-from lambda_grpo_pl.callbacks.context import datamodule, engine, find_callback, trained
+from lambda_grpo_pl.callbacks.context import (
+    ResultWriter,
+    datamodule,
+    engine,
+    find_callback,
+    trained,
+    write_what_was_reached,
+)
 from lambda_grpo_pl.callbacks.module_view import TrainedModule
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.policy import PolicyConfig
@@ -56,3 +63,20 @@ def test_a_callback_is_named_when_it_is_missing() -> None:
         engine(trainer)
     with pytest.raises(UserError, match="RolloutCallback is missing"):
         find_callback(trainer, RolloutCallback)
+
+
+def test_what_an_interrupted_run_cannot_write_stops_nothing_else() -> None:
+    written = []
+
+    class Full(ResultWriter):
+        def write_results(self, trainer: Any, pl_module: Any) -> None:
+            raise OSError("no space")
+
+    class Roomy(ResultWriter):
+        def write_results(self, trainer: Any, pl_module: Any) -> None:
+            written.append(True)
+
+    trainer: Any = SimpleNamespace(callbacks=[Full(), Roomy()])
+    with pytest.warns(UserWarning, match="Full could not write its files: no space"):
+        write_what_was_reached(trainer, None)  # type: ignore[arg-type]
+    assert written

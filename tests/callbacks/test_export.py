@@ -1,6 +1,8 @@
 """The exported policy loads in transformers and peft and gives the trained policy's logits."""
 
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lambda_grpo_pl.callbacks import HuggingFaceExport
 from lambda_grpo_pl.cli.main import LambdaGRPOCLI
 from tests.integration.runs import run
 from tests.scored import save_tiny_policy
@@ -62,6 +65,10 @@ def test_adapters_are_exported_merged_and_separately(policy: Path, tmp_path: Pat
     assert not torch.allclose(logits(base), expected, atol=1e-3)
     adapted = PeftModel.from_pretrained(base, tmp_path / "policy-adapter")
     torch.testing.assert_close(logits(adapted), expected, atol=1e-4, rtol=1e-4)
+    state = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    policy_state = [name for name in state if name.startswith("policy.")]
+    assert policy_state
+    assert all("lora_" in name for name in policy_state), "the base's weights are in the base's folder"
     card = (tmp_path / "policy-adapter/README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["library_name"] == "peft"
 
@@ -78,6 +85,14 @@ def test_the_type_of_the_weights_is_chosen(tmp_path: Path, dtype: str, expected:
     assert size < 3 * sum(parameter.numel() for parameter in cli.model.policy.parameters())
 
 
+@pytest.mark.parametrize(
+    ("chosen", "device", "expected"),
+    [(None, "cpu", torch.float32), (None, "cuda", torch.bfloat16), ("float32", "cuda", torch.float32)],
+)
+def test_half_the_size_is_the_default_after_training_on_a_gpu(chosen: Any, device: str, expected: torch.dtype) -> None:
+    assert HuggingFaceExport(dtype=chosen)._dtype(None, None, device) == expected
+
+
 def test_the_card_says_how_the_policy_was_made_and_how_it_scores(policy: Path, tmp_path: Path) -> None:
     fit(policy, tmp_path)
     card = (tmp_path / "policy/README.md").read_text()
@@ -92,6 +107,8 @@ def test_the_card_says_how_the_policy_was_made_and_how_it_scores(policy: Path, t
     assert "Scores of this policy, with 95 % intervals" in card
     assert "| arithmetic: accuracy | 4 | " in card
     assert "[" in card.rpartition("arithmetic: accuracy")[2]
+    (command,) = [line.strip() for line in card.splitlines() if line.startswith("    lambda-grpo ")]
+    assert {"fit", "--trainer.max_steps=2", "--config=preset:preference/lambda"} <= set(shlex.split(command))
 
 
 def test_a_card_names_the_update_of_older_scores(policy: Path, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """A run that is interrupted anywhere and resumed is the uninterrupted one, bit for bit."""
 
+import os
+import signal
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,14 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from safetensors.torch import load_file
 
 from lambda_grpo_pl.callbacks import BenchmarkEvaluation
 from lambda_grpo_pl.cli.main import LambdaGRPOCLI
 from lambda_grpo_pl.cli.resume import newest_checkpoint
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.scores import QuestionTable
+from lambda_grpo_pl.rewards import RewardError
 from lambda_grpo_pl.sampling import TransformersSampler
 from lambda_grpo_pl.training import module
+from tests.chaos.outcome import differences
 from tests.integration.runs import digit_share, run
 
 COMMON = [
@@ -45,20 +51,25 @@ def reward(completion: str, example: Mapping[str, Any]) -> float:
     return digit_share(completion, example)
 
 
-def after(calls: int) -> Fail:
-    """Raises at the call of that number, counted from 1."""
+def interrupt() -> None:
+    """End the run here."""
+    raise Interrupted
+
+
+def after(calls: int, act: Fail) -> Fail:
+    """Acts at the call of that number, counted from 1."""
     left = iter(range(calls - 1, -1, -1))
 
     def fail() -> None:
         if next(left, 1) == 0:
-            raise Interrupted
+            act()
 
     return fail
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, place: str, calls: int) -> None:
-    """Let a run fail in `place` at its n-th call."""
-    fail = after(calls)
+def plant(monkeypatch: pytest.MonkeyPatch, place: str, calls: int, act: Fail | None = None) -> None:
+    """Let a run fail in `place` at its n-th call, or do something else there."""
+    fail = after(calls, act or interrupt)
     owner, name = {
         "sample": (TransformersSampler, "generate"),
         "update": (module, "accumulate_gradient"),
@@ -88,6 +99,18 @@ def evaluations(cli: LambdaGRPOCLI) -> list[Any]:
     return next(each for each in cli.trainer.callbacks if isinstance(each, BenchmarkEvaluation)).history
 
 
+def assert_results_are_those_of_the_state(folder: Path, between_updates: bool) -> None:
+    """An interrupted run has exported and drawn what its checkpoint holds; inside an update there is no such state."""
+    assert (folder / "run.png").is_file() == between_updates
+    assert (folder / "policy").is_dir() == between_updates
+    if between_updates:
+        state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        exported = load_file(folder / "policy/model.safetensors")
+        assert exported
+        for name, value in exported.items():
+            assert torch.equal(value, state[f"policy.model.{name}"]), name
+
+
 @pytest.mark.parametrize(
     ("place", "calls"),
     [("sample", 4), ("score", 70), ("update", 5), ("update", 6), ("policy step", 4), ("λ step", 6), ("evaluate", 1)],
@@ -100,12 +123,60 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         with pytest.raises(Exception) as caught:  # noqa: PT011 - a reward's error is wrapped with the reward's name
             run("fit", policy, tmp_path, *COMMON)
         assert isinstance(caught.value, Interrupted) or isinstance(caught.value.__cause__, Interrupted)
+    assert_results_are_those_of_the_state(tmp_path, between_updates=place in ("sample", "score", "evaluate"))
     resumed = run("fit", policy, tmp_path, *COMMON, "--resume")
     expected, result = whole.model.state_dict(), resumed.model.state_dict()
     assert expected["preference.lam"] != 0.0
     for name, value in expected.items():
         assert torch.equal(result[name], value), name
     assert repr(evaluations(resumed)) == repr(evaluations(whole)) != "[]"  # NaN equals nothing, itself included
+
+
+def logged(folder: Path) -> list[str]:
+    """Options of a run that writes its tables."""
+    csv = f"{{class_path: lambda_grpo_pl.callbacks.RunCSVLogger, init_args: {{save_dir: {folder}}}}}"
+    return [*COMMON, f"--trainer.logger=[{csv}]", "--monitor.curve_every=1"]
+
+
+@pytest.fixture(scope="module")
+def whole_logged(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole-logged")
+    run("fit", policy, folder, *logged(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("number", "place", "calls"),
+    [
+        (signal.SIGINT, "λ step", 6),  # of 8, before the evaluation that follows the third rollout
+        (signal.SIGTERM, "policy step", 3),
+        (None, "score", 70),
+    ],
+)
+def test_tables_of_a_resumed_run_hold_every_update_once(
+    whole_logged: Path, policy: Path, tmp_path: Path, number: signal.Signals | None, place: str, calls: int
+) -> None:
+    """A signal inside an update waits for its end; a reward raises between two updates."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        plant(monkeypatch, place, calls, None if number is None else lambda: os.kill(os.getpid(), number))
+        with pytest.raises((SystemExit, SIGTERMException, RewardError)):
+            run("fit", policy, tmp_path, *logged(tmp_path))
+    run("fit", policy, tmp_path, *logged(tmp_path), "--resume")
+    assert differences(whole_logged, tmp_path) == []
+
+
+def test_a_run_with_adapters_resumes_from_them_alone(policy: Path, tmp_path: Path) -> None:
+    common = [*COMMON, "--model.policy.lora.rank=4"]
+    whole = run("fit", policy, tmp_path / "whole", *common)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        plant(monkeypatch, "sample", 4)
+        with pytest.raises(Interrupted):
+            run("fit", policy, tmp_path / "resumed", *common)
+    resumed = run("fit", policy, tmp_path / "resumed", *common, "--resume")
+    expected, result = (dict(cli.model.named_parameters()) for cli in (whole, resumed))
+    assert any("lora_B" in name and weight.any() for name, weight in expected.items())
+    for name, weight in expected.items():
+        assert torch.equal(result[name], weight), name
 
 
 def test_a_run_under_the_correlation_rule_resumes_with_its_moving_average(policy: Path, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,15 @@ from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.checkpoint_io import (
     flush_folder,
     install_checkpoint_io,
+    link_checkpoint,
     raise_if_disk_is_full,
+    remove_checkpoint,
+    replace_checkpoint,
     seal_shards,
 )
 from lambda_grpo_pl.callbacks.checkpoint_layout import PARAMETERS, name_optimized
-from lambda_grpo_pl.callbacks.context import trained
-from lambda_grpo_pl.callbacks.interrupts import Interrupts
+from lambda_grpo_pl.callbacks.context import trained, write_what_was_reached
+from lambda_grpo_pl.callbacks.interrupts import Interrupts, PreemptedException
 from lambda_grpo_pl.errors import UserError
 
 FOLDER = "checkpoints"
@@ -90,10 +91,10 @@ class LatestCheckpoint(Checkpoint):
     ) -> None:
         """Save when due; take up an interrupt that waited."""
         self._learning = False
-        self._interrupts.release()
-        self._interrupts.check(trainer, pl_module.device)
         number, interval = batch.index + 1, trainer.val_check_batch
         self._evaluation_due = interval is not None and number % interval == 0
+        self._interrupts.release()
+        self._interrupts.check(trainer, pl_module.device)
         self._keeping = bool(self.keep_every) and number % self.keep_every == 0
         if self._evaluation_due or self._keeping or (self.every and number % self.every == 0):
             self.save(trainer)
@@ -159,17 +160,20 @@ class LatestCheckpoint(Checkpoint):
 
     @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save what the interrupted run has reached."""
+        """Save what the interrupted run has reached; then let it be exported and drawn, unless the run is requeued."""
         self._interrupts.restore()
         if trainer.state.fn != TrainerFn.FITTING:
             return
         if self._learning:
             rank_zero_warn("Interrupted inside an update, whose state is not saved: --resume continues before it.")
-        elif trainer.global_step > 0 and not trainer.validating and not self._failed:
-            self.save(trainer)
-            rank_zero_info(
-                f"Saved update {trainer.global_step} as {self._folder(trainer) / LAST}: continue with --resume."
-            )
+        elif trainer.global_step > 0 and not self._failed:
+            if not trainer.validating:
+                _log_last_update(trainer)
+                self.save(trainer)
+            last = self._folder(trainer) / LAST
+            rank_zero_info(f"Saved update {trainer.global_step} as {last}: continue with --resume.")
+            if not isinstance(exception, PreemptedException):
+                write_what_was_reached(trainer, pl_module)
 
     def save(self, trainer: L.Trainer) -> None:
         """Write `last.ckpt`, unless this state is there already; collective. Raises `UserError` if the disk is full."""
@@ -187,7 +191,7 @@ class LatestCheckpoint(Checkpoint):
     def _write(self, trainer: L.Trainer, unfinished: Path) -> None:
         """Write the state to the disk; if the first rank cannot, none goes on."""
         if trainer.is_global_zero:
-            _remove(unfinished)
+            remove_checkpoint(unfinished)
         trainer.strategy.barrier()
         failure: Exception | None = None
         try:
@@ -208,38 +212,21 @@ class LatestCheckpoint(Checkpoint):
         """Give the finished checkpoint its name, and the one before the name `previous.ckpt`."""
         last = folder / LAST
         if last.exists():
-            _replace(last, folder / PREVIOUS)
-        _replace(folder / "unfinished", last)
+            replace_checkpoint(last, folder / PREVIOUS)
+        replace_checkpoint(folder / "unfinished", last)
         if self._keeping:
-            _link(last, folder / KEPT.replace("*", f"{step:06d}"))
+            link_checkpoint(last, folder / KEPT.replace("*", f"{step:06d}"))
             kept = sorted(folder.glob(KEPT), key=lambda path: path.stat().st_mtime)
             for old in kept[: -self.keep] if self.keep else ():
-                _remove(old)
+                remove_checkpoint(old)
         flush_folder(folder)
 
     def _folder(self, trainer: L.Trainer) -> Path:
         return Path(trainer.default_root_dir) / FOLDER
 
 
-def _replace(path: Path, target: Path) -> None:
-    """Rename a checkpoint; a file is replaced in one step, a folder has to go first."""
-    if path.is_dir() or target.is_dir():
-        _remove(target)
-    path.replace(target)
-
-
-def _link(path: Path, target: Path) -> None:
-    """Give a checkpoint a second name, which takes no space until the first one is gone."""
-    _remove(target)
-    try:
-        shutil.copytree(path, target, copy_function=os.link) if path.is_dir() else os.link(path, target)
-    except OSError:  # a file system without hard links
-        _remove(target)
-        shutil.copytree(path, target) if path.is_dir() else shutil.copy2(path, target)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _log_last_update(trainer: L.Trainer) -> None:
+    """Send the loggers what the last update logged, unless Lightning has: it does so after `on_train_batch_end`."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    if progress.completed < progress.processed:
+        trainer._logger_connector.update_train_step_metrics()

@@ -87,6 +87,31 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def replace_checkpoint(path: Path, target: Path) -> None:
+    """Rename a checkpoint; a file is replaced in one step, a folder has to go first."""
+    if path.is_dir() or target.is_dir():
+        remove_checkpoint(target)
+    path.replace(target)
+
+
+def link_checkpoint(path: Path, target: Path) -> None:
+    """Give a checkpoint a second name, which takes no space until the first one is gone."""
+    remove_checkpoint(target)
+    try:
+        shutil.copytree(path, target, copy_function=os.link) if path.is_dir() else os.link(path, target)
+    except OSError:  # a file system without hard links
+        remove_checkpoint(target)
+        shutil.copytree(path, target) if path.is_dir() else shutil.copy2(path, target)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 # ------------------------------------------------------------------------------------------------ full disks
 
 

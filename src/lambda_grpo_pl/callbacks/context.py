@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TypeVar, cast
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
+from typing_extensions import override
 
 from lambda_grpo_pl.callbacks.module_view import TrainedModule
 from lambda_grpo_pl.data.module import PromptDataModule
@@ -22,6 +24,19 @@ class EngineOwner(L.Callback):
     """The callback that makes the rollout engine in `setup`; `RolloutCallback` is the one that ships."""
 
     rollout_engine: RolloutEngine | None = None
+
+
+class ResultWriter(L.Callback):
+    """A callback that leaves files when a fit ends, and also when it is interrupted: then once the state is saved."""
+
+    def write_results(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the files; called on every rank, between two updates."""
+        raise NotImplementedError
+
+    @override
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write them at the end of a fit."""
+        self.write_results(trainer, pl_module)
 
 
 def datamodule(trainer: L.Trainer) -> PromptDataModule:
@@ -63,3 +78,13 @@ def find_callback(trainer: L.Trainer, kind: type[CallbackType]) -> CallbackType:
             return callback
     name = "RolloutCallback" if kind is EngineOwner else kind.__name__
     raise UserError(f"{name} is missing: add it to the trainer's callbacks, or pass default_callbacks().")
+
+
+def write_what_was_reached(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    """Have every `ResultWriter` write its files of an interrupted fit; what one cannot write is only warned about."""
+    for callback in callbacks(trainer):
+        if isinstance(callback, ResultWriter):
+            try:
+                callback.write_results(trainer, pl_module)
+            except Exception as error:  # the error that ended the run is the one to report
+                rank_zero_warn(f"{type(callback).__name__} could not write its files: {error}")

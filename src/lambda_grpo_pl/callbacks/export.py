@@ -12,37 +12,39 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
-from lambda_grpo_pl.callbacks.context import datamodule, trained
+from lambda_grpo_pl.callbacks.context import ResultWriter, datamodule, trained
 from lambda_grpo_pl.callbacks.model_card import write_model_card
 from lambda_grpo_pl.sampling import policy_weights
 
 ExportDtype = Literal["float32", "bfloat16", "auto"]
 
 
-class HuggingFaceExport(L.Callback):
+class HuggingFaceExport(ResultWriter):
     """Writes weights, config, tokenizer and a model card to `<default_root_dir>/<folder>` when the fit ends.
+
+    An interrupted fit exports what it has reached, unless it was interrupted inside an update.
 
     LoRA adapters are merged into the weights, and also written in PEFT's format to `<folder>-adapter`. Sharded weights
     are gathered one at a time; only the first rank keeps them.
     """
 
-    def __init__(self, folder: str | None = "policy", dtype: ExportDtype = "float32") -> None:
+    def __init__(self, folder: str | None = "policy", dtype: ExportDtype | None = None) -> None:
         """Keep the settings.
 
         Args:
             folder: Folder under trainer.default_root_dir; null writes nothing.
             dtype: Type of the weights on disk: `float32` as trained, `bfloat16` for half the size, or `auto`: that of
-                the checkpoint that training started from.
+                the checkpoint that training started from. null: bfloat16 after training on a GPU, else float32.
         """
         self.folder, self.dtype = folder, dtype
 
     @override
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def write_results(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Gather on every rank, write on the first."""
         if self.folder is None:
             return
         policy = trained(pl_module).policy
-        dtype = self._dtype(policy.causal_lm.config, trained(pl_module).policy_config)
+        dtype = self._dtype(policy.causal_lm.config, trained(pl_module).policy_config, pl_module.device.type)
         state = _on_first_rank(trainer, policy_weights(policy.model), dtype)
         adapters = ((name, tensor) for name, tensor in policy.model.state_dict().items() if "lora_" in name)
         adapter_state = _on_first_rank(trainer, adapters, torch.float32)
@@ -60,9 +62,10 @@ class HuggingFaceExport(L.Callback):
             write_model_card(folder, trainer, pl_module, is_adapter=what == "adapter")
             print(f"{what:>11}  {folder} (update {trainer.global_step})")
 
-    def _dtype(self, config: Any, policy_config: Any) -> torch.dtype:
-        if self.dtype != "auto":
-            return torch.float32 if self.dtype == "float32" else torch.bfloat16
+    def _dtype(self, config: Any, policy_config: Any, device: str) -> torch.dtype:
+        name = self.dtype or ("float32" if device == "cpu" else "bfloat16")
+        if name != "auto":
+            return torch.float32 if name == "float32" else torch.bfloat16
         stored = type(config).from_pretrained(config.name_or_path, revision=policy_config.revision)
         return stored.dtype or torch.float32
 

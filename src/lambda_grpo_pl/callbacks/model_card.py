@@ -6,13 +6,14 @@ from pathlib import Path
 
 import lightning as L
 
-from lambda_grpo_pl.callbacks.context import datamodule, engine, find_callback, trained
+from lambda_grpo_pl.callbacks.context import callbacks, datamodule, engine, find_callback, trained
 from lambda_grpo_pl.callbacks.metric_names import GRPO_LAMBDA, LAMBDA
+from lambda_grpo_pl.callbacks.run_config import RunConfig
 from lambda_grpo_pl.callbacks.summary import RunSummary, format_score, read_scores
 
 
 def write_model_card(folder: Path, trainer: L.Trainer, pl_module: L.LightningModule, is_adapter: bool) -> None:
-    """Write `<folder>/README.md`, with the scores of the latest evaluation in the run's folder, if there is one."""
+    """Write `<folder>/README.md`: settings, command, and the scores of the run's latest evaluation, if there is one."""
     module, data = trained(pl_module), datamodule(trainer)
     preference, path = module.preference.config, module.policy_config.path
     method = module.method_name
@@ -43,9 +44,16 @@ def write_model_card(folder: Path, trainer: L.Trainer, pl_module: L.LightningMod
         "| | |",
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in facts.items()),
+        *_command(trainer),
         *_scores(Path(trainer.default_root_dir) / "evaluation", trainer.global_step),
     ]
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _command(trainer: L.Trainer) -> list[str]:
+    """The command line that trained the policy; nothing for a run that code started."""
+    commands = [each.command for each in callbacks(trainer) if isinstance(each, RunConfig) and each.command]
+    return ["", "Trained with:", "", *(f"    {command}" for command in commands)] if commands else []
 
 
 def _scores(folder: Path, update: int) -> list[str]:

@@ -15,10 +15,14 @@ class RunConfig(SaveConfigCallback):
     """Writes `<default_root_dir>/config.yaml` when a fit starts, whatever loggers there are.
 
     validate, test and predict leave that of the run in place.
+
+    Attributes:
+        command: The command line of this fit; empty if code started it.
     """
 
-    def __init__(self, parser: LightningArgumentParser, config: Any) -> None:
+    def __init__(self, parser: LightningArgumentParser, config: Any, command: str = "") -> None:
         super().__init__(parser, config, save_to_log_dir=False)
+        self.command = command
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
+from lambda_grpo_pl.callbacks.context import ResultWriter
 from lambda_grpo_pl.callbacks.figure import TERCILES, Series, draw_run
 from lambda_grpo_pl.callbacks.gains import Gains, judge_gains, record_gains
 from lambda_grpo_pl.callbacks.metric_names import GRPO_LAMBDA, LAMBDA, titles
@@ -27,8 +28,8 @@ Scores = dict[str, dict[str, float]]
 """`<set>: <its main measure>` → `score`, its interval `low` and `high`, mean `length` in tokens, and `questions`."""
 
 
-class RunSummary(L.Callback):
-    """Prints a table before → after when the fit ends, and writes `<default_root_dir>/run.png`.
+class RunSummary(ResultWriter):
+    """Prints a table before → after when the fit ends, interrupted or not, and writes `<default_root_dir>/run.png`.
 
     Everything in them is read from what other callbacks logged, returned or wrote, so list it last.
 
@@ -78,7 +79,7 @@ class RunSummary(L.Callback):
             self.evaluations[trainer.global_step] = read_scores(file)
 
     @override
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def write_results(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print and draw, on the first rank."""
         if not self.show or not trainer.is_global_zero:
             return
