@@ -199,7 +199,7 @@ def test_names_that_are_no_set_and_sets_of_one_name_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"Unknown validation set gsm9k in .*available: gsm8k"):
         evaluate(tmp_path, policy, [gsm8k], KnownAnswers(odd), BenchmarkEvaluation(average_over=["gsm9k"]))
-    with pytest.raises(ValueError, match=r"Two validation sets in data\.val share a name"):
+    with pytest.raises(ValueError, match=r"data\.val has 2 sets of the name 'gsm8k'"):
         evaluate(tmp_path, policy, [gsm8k, gsm8k], KnownAnswers(odd))
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lambda_grpo_pl.callbacks.rollout import check_training_sampling
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rewards import JudgingAhead
-from lambda_grpo_pl.sampling import SamplingSettings, SyncError, TransformersSampler
+from lambda_grpo_pl.sampling import SyncError, TransformersSampler
 from tests.integration.runs import run
 
 OPTIONS = (
@@ -112,21 +111,6 @@ def test_the_export_of_a_lora_policy_is_the_policy(policy: Path, tmp_path: Path)
         ours, theirs, before = (model(tokens).logits for model in (cli.model.policy.model.eval(), exported, start))
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(theirs, before, atol=1e-2)
-
-
-@pytest.mark.parametrize(("key", "value", "remedy"), [("top_p", 0.9, "set it to 1.0"), ("top_k", 20, "set it to 0")])
-def test_training_on_a_truncated_distribution_needs_a_correction(key: str, value: float, remedy: str) -> None:
-    sampling = SamplingSettings(**{key: value})
-    with pytest.raises(UserError, match=rf"rollout\.sampling\.{key} is {value}.*{remedy}.*is_correction"):
-        check_training_sampling(sampling, 1.0, "none")
-    check_training_sampling(sampling, 1.0, "truncate")
-    check_training_sampling(SamplingSettings(temperature=0.7), 0.7, "none")
-
-
-def test_another_temperature_than_the_trainers_is_refused():
-    """The command line links the two; from Python, log-probabilities would silently be those of another policy."""
-    with pytest.raises(UserError, match=r"samples at temperature 0\.7, but LambdaGRPO .* at 1"):
-        check_training_sampling(SamplingSettings(temperature=0.7), 1.0, "truncate")
 
 
 def test_a_fit_checks_the_sampling_before_weights_load(

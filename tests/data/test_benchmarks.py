@@ -162,5 +162,3 @@ def test_greedy_with_several_samples_and_unknown_formats_are_refused():
         Benchmark(name="x", path="a/b", num_samples=4)
     with pytest.raises(ValueError, match="use bare, hashes"):
         replace(BENCHMARKS["gsm8k"], answer_format="box")
-    with pytest.raises(ValueError, match="limit is 0"):
-        load_benchmark(MARBLES, DATA, limit=0)

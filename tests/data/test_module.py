@@ -224,8 +224,10 @@ def test_settings_that_cannot_be_are_refused(tokenizer_path: str) -> None:
         PromptDataModule(tokenizer_path, batch_size=0)
     with pytest.raises(ValueError, match=r"data\.rules\.max_prompt_tokens is 0"):
         PromptRules(max_prompt_tokens=0)
-    with pytest.raises(ValueError, match="no path, benchmark or rows"):
-        PromptSource(path=None)
+    with pytest.raises(ValueError, match=r"data\.train has no path and no benchmark"):
+        PromptDataModule(tokenizer_path, train=PromptSource(path=None))
+    with pytest.raises(ValueError, match=r"data\.val\[1\]\.limit is 0"):
+        PromptDataModule(tokenizer_path, val=[PromptSource(), PromptSource(limit=0)])
 
 
 def test_padding_stands_on_the_left() -> None:

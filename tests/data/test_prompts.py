@@ -29,7 +29,12 @@ def reader(path: str, rules: PromptRules | None = None, **source: object) -> Pro
 def test_jsonl_and_parquet_give_the_same_prompts(tmp_path) -> None:
     lines = reader(write(tmp_path / "sums.jsonl", ROWS)).read()
     parquet.write_table(pa.Table.from_pylist(ROWS), tmp_path / "sums.parquet")
-    assert reader(str(tmp_path / "sums.parquet")).read() == lines
+    rows = reader(str(tmp_path / "sums.parquet")).read()
+    assert [row[:2] for row in rows] == [row[:2] for row in lines]
+    assert [row.where for row in (lines[2], rows[2])] == [
+        f"{tmp_path}/sums.jsonl:3",
+        f"{tmp_path}/sums.parquet, row 3",
+    ]
     assert lines[2].example == {
         **ROWS[2],
         "id": "sums-000002",

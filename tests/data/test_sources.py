@@ -71,9 +71,7 @@ def test_val_takes_a_file_a_source_or_a_list(files: list[str]) -> None:
 
 
 def test_sets_of_one_name_are_refused_with_the_key_that_tells_them_apart(files: list[str]) -> None:
-    with pytest.raises(
-        UserError, match=r"Two validation sets in data\.val share a name .test, test.*data\.val\[…\]\.name"
-    ):
+    with pytest.raises(UserError, match=r"data\.val has 2 sets of the name 'test'.*data\.val\[…\]\.name"):
         as_sources(list(files), "data.val")
 
 
@@ -82,7 +80,10 @@ def test_a_wrong_template_benchmark_or_source_names_its_key(files: list[str]) ->
         as_sources([files[0], PromptSource(path="b.jsonl", template="plian")], "data.val")
     with pytest.raises(UserError, match=r"^data\.val\[0\]\.benchmark is 'gsm8', .*did you mean 'gsm8k'"):
         as_sources([PromptSource(benchmark="gsm8")], "data.val")
-    with pytest.raises(UserError, match=r"which is not a source: use the keys path, name"):
+    with pytest.raises(
+        UserError,
+        match=r"pth is not a key .*did you mean path.*use the keys path, name.*limit\.",
+    ):
         as_sources("[{pth: a}]", "data.val")
     with pytest.raises(UserError, match=r"data\.train takes one source, but 4 were given"):
         as_source(PromptSource(benchmark="competition"), "data.train")
@@ -138,7 +139,10 @@ def test_a_missing_pad_token_falls_back_to_the_end_of_sequence(tmp_path, caplog)
 
 
 def test_a_tokenizer_that_cannot_be_loaded_names_the_model(tmp_path) -> None:
-    with pytest.raises(UserError, match=rf"tokenizer of {tmp_path} could not be loaded.*model\.policy\.path"):
+    with pytest.raises(
+        UserError,
+        match=rf"model\.policy\.path is {tmp_path}, whose tokenizer could not be loaded.*Check",
+    ):
         load_tokenizer(str(tmp_path))
 
 
@@ -161,3 +165,11 @@ def test_a_hub_data_set_that_cannot_be_loaded_names_key_and_id(tokenizer_path: s
     monkeypatch.setattr("datasets.load_dataset", offline)
     with pytest.raises(UserError, match=r"data\.train\.path is me/sums .*could not be loaded.*data\.train\.split"):
         attach(PromptDataModule(tokenizer_path, PromptSource(path="me/sums"), ROWS))
+
+
+def test_own_prompts_are_not_evaluated_on_a_built_in_task(tokenizer_path: str) -> None:
+    """Sums say nothing about them; a built-in task has a test split."""
+    assert PromptDataModule(tokenizer_path, train=ROWS).val_sources == []
+    for path, name in ((None, "arithmetic"), ("builtin:word-problems", "word-problems")):
+        (source,) = PromptDataModule(tokenizer_path, train=path).val_sources
+        assert (source.name, source.split) == (name, "test")

@@ -239,7 +239,7 @@ def test_the_edges_of_what_is_allowed(settings: dict) -> None:
         ({"family": "relative_power", "learn": "validation"}, "relative_power_validation"),
         ({"family": "uniform", "learn": "fixed"}, "dapo"),
         ({"family": "grpo", "learn": "fixed"}, "grpo"),
-        ({"family": "dr_grpo", "learn": "fixed"}, "dr_grpo"),
+        ({"family": "dr_grpo", "learn": "fixed", "max_length": 8}, "dr_grpo"),
         ({"family": "delta_l", "learn": "fixed"}, "delta_l"),
     ],
 )
@@ -249,7 +249,7 @@ def test_a_method_is_named_by_its_family_and_how_its_lambda_learns(settings: dic
 
 def test_dr_grpo_without_a_length_limit_is_refused() -> None:
     with pytest.raises(UserError, match=r"set model\.preference\.max_length"):
-        weigh(LengthPreference(PreferenceConfig(family="dr_grpo", learn="fixed")), torch.ones(1, 2))
+        LengthPreference(PreferenceConfig(family="dr_grpo", learn="fixed"))
 
 
 def contextual(w: list[float]) -> tuple[LengthPreference, Tensor, Tensor]:

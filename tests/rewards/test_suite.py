@@ -76,11 +76,12 @@ def test_a_dotted_path_names_a_reward():
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("maths", {}, "use one of"),
+        ("maths", {}, r"reward.functions names 'maths'.*did you mean 'math'\?.*use one of"),
         ("no_such_package.reward", {}, "could not be imported"),
-        ("faulty_rewards.missing", {}, "has no 'missing'"),
-        ("overlong", {"limit": 3}, "do not fit"),
-        ("format_think", {"closed": True}, "cannot be called with"),
+        ("faulty_rewards.missing", {}, "has no 'missing': correct the name"),
+        ("own_rewards.returs", {}, r"has no 'returs' \(did you mean 'returns'\?\)"),
+        ("overlong", {"limit": 3}, "do not fit.*limit.*it takes max_length, buffer, factor"),
+        ("format_think", {"closed": True}, r"takes \(completion.*must take.*and closed \(its params\)"),
         ("overlong", {"max_length": 10, "buffer": 20}, "buffer must be"),
         ("regex", {"pattern": "("}, "not a regular expression"),
         ("rouge", {"kind": "rouge9"}, "kind must be"),

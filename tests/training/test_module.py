@@ -166,7 +166,7 @@ def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
 def test_defaults() -> None:
     """What Python users get who do not link the module to a rollout section."""
     module = LambdaGRPO(PolicyConfig(path="any"))
-    assert (module.temperature, module.preference.config.max_length) == (1.0, 1024)
+    assert (module.temperature, module.preference.config.max_length) == (1.0, None)
     assert (module.preference.config.family, module.updates.per_rollout) == ("power_softmax", 1)
     own = PreferenceConfig(max_length=40)
     assert LambdaGRPO(PolicyConfig(path="any"), own, max_response_tokens=90).preference.config.max_length == 40
@@ -503,7 +503,7 @@ def test_the_validation_rule_steps_lambda_by_the_alignments(
 )
 def test_a_ratio_per_response_is_another_method(folder: Path, family: str, level: str, name: str) -> None:
     objective = ObjectiveConfig(surrogate=SurrogateConfig(ratio_level=level))
-    preference = PreferenceConfig(family=family, learn="fixed")
+    preference = PreferenceConfig(family=family, learn="fixed", max_length=8)
     assert LambdaGRPO(PolicyConfig(path=str(folder)), preference, objective).method_name == name
 
 

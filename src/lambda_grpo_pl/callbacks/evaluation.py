@@ -82,11 +82,8 @@ class BenchmarkEvaluation(L.Callback):
         """Refuse an evaluation that cannot work, before a model is loaded. Raises `UserError`."""
         data, rollouts = datamodule(trainer), engine(trainer)
         names = data.val_names
-        if len(set(names)) < len(names):
-            raise UserError(
-                f"Two validation sets in data.val share a name ({', '.join(names)}), so their scores would be mixed: "
-                "rename a file, or evaluate them in two runs."
-            )
+        if not names and stage != "fit":
+            raise UserError("data.val is empty, so there is nothing to evaluate: set it to a file or a benchmark.")
         unknown = self.benchmarks.keys() - BENCHMARKS.keys() | set(self.average_over or ())
         if unknown := unknown - set(names):
             raise UserError(
@@ -101,6 +98,8 @@ class BenchmarkEvaluation(L.Callback):
             key = f"evaluation.benchmarks.{source.name}.max_tokens"
             needed = check_lengths(data, source.name, plan.sampling.max_tokens, settings, key)
             rollouts.sampler.reserve_context(needed)
+            if not plan.rewards:
+                rollouts.suites.training.check_golds((row.where, row.example) for row in data.read_rows(source.name))
             self._plans[source.name] = plan
 
     @override

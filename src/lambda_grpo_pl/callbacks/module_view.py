@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from torch import nn
@@ -48,8 +48,27 @@ class SurrogateView(Protocol):
         ...
 
 
+class AdvantageView(Protocol):
+    """`model.objective.advantage`."""
+
+    @property
+    def baseline(self) -> str:
+        """What is subtracted from a reward; `none` if nothing is."""
+        ...
+
+    @property
+    def scale(self) -> str:
+        """What the difference is divided by: `group`, `batch` or `none`."""
+        ...
+
+
 class ObjectiveView(Protocol):
     """`model.objective`."""
+
+    @property
+    def advantage(self) -> AdvantageView:
+        """How rewards become advantages."""
+        ...
 
     @property
     def surrogate(self) -> SurrogateView:
@@ -101,6 +120,15 @@ class PreferenceView(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """λ's parameters, frozen ones included."""
+        ...
+
+
+class LensView(Protocol):
+    """`model.lens`."""
+
+    @property
+    def methods(self) -> Sequence[str]:
+        """Their names; empty if there are none."""
         ...
 
 
@@ -186,6 +214,11 @@ class TrainedModule(Protocol):
     @property
     def objective(self) -> ObjectiveView:
         """What is trained."""
+        ...
+
+    @property
+    def lens(self) -> LensView:
+        """Other length preferences to compare."""
         ...
 
     @property

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import Completions, Metric, Prompts, Rewards, RolloutBatch
-from lambda_grpo_pl.callbacks.context import datamodule, engine
+from lambda_grpo_pl.callbacks.context import datamodule, engine, trained
 from lambda_grpo_pl.callbacks.rollout import sync_sampler
 from lambda_grpo_pl.data.module import Stream
 from lambda_grpo_pl.errors import UserError
@@ -90,6 +90,13 @@ class HeldoutRollout(L.Callback):
         self.every, self.num_prompts, self.length_cost = every, num_prompts, length_cost
 
     @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse held-out batches that nothing reads or that have no prompts, and a rule that gets none."""
+        if stage == "fit":
+            module, has_prompts = trained(pl_module), datamodule(trainer).heldout_source is not None
+            check_heldout(self.every, has_prompts, module.preference.config.learn, module.lens.methods)
+
+    @override
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: RolloutBatch, batch_idx: int
     ) -> None:
@@ -97,6 +104,34 @@ class HeldoutRollout(L.Callback):
         if self.every and batch.index % self.every == 0:
             batch.heldout = draw_batch(trainer, pl_module, "heldout", self.num_prompts, ("heldout", batch.index))
             charge_length(batch.heldout, self.length_cost / engine(trainer).sampling.max_tokens)
+
+
+def check_heldout(every: int, has_prompts: bool, learn: str, methods: Sequence[str]) -> None:
+    """Refuse settings of held-out batches that do not fit each other. Raises `UserError`.
+
+    Args:
+        every: `heldout.every`.
+        has_prompts: Whether `data.heldout` is set.
+        learn: `model.preference.learn`.
+        methods: `model.lens.methods`.
+    """
+    source = "set data.heldout to a source that is neither trained nor tested on"
+    if learn == "validation" and not has_prompts:
+        raise UserError(f"model.preference.learn is validation, but there are no held-out prompts: {source}.")
+    if learn == "validation" and every == 0:
+        raise UserError(
+            "model.preference.learn is validation, but no held-out batches are sampled: set heldout.every to the "
+            "number of steps between two updates of λ, such as 10."
+        )
+    if every > 0 and not has_prompts:
+        raise UserError(
+            f"heldout.every is {every}, but there are no held-out prompts: {source}, or heldout.every to 0."
+        )
+    if every > 0 and learn != "validation" and not methods:
+        raise UserError(
+            f"heldout.every is {every}, but nothing reads held-out batches: set model.preference.learn to validation, "
+            "list methods in model.lens.methods, or set heldout.every to 0."
+        )
 
 
 def draw_batch(

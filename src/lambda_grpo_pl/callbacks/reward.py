@@ -8,7 +8,7 @@ import lightning as L
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
-from lambda_grpo_pl.callbacks.context import engine
+from lambda_grpo_pl.callbacks.context import datamodule, engine
 from lambda_grpo_pl.callbacks.learning_signal import SignalWatch, measure_signal
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.rewards import PoolConfig, RewardSpec, RewardSuite, SuiteScores
@@ -51,8 +51,10 @@ class RewardCallback(L.Callback):
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Raise `UserError` if there is no `RolloutCallback` before this one."""
+        """Raise `UserError` if `RolloutCallback` does not come first, or for a gold that a reward cannot judge."""
         engine(trainer)
+        if stage == "fit":
+            self.suites.training.check_golds((row.where, row.example) for row in datamodule(trainer).read_rows())
 
     @override
     def on_train_batch_start(

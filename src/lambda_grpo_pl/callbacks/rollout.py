@@ -8,13 +8,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import Completions, RolloutBatch
+from lambda_grpo_pl.callbacks.agreement import check_agreement
 from lambda_grpo_pl.callbacks.context import EngineOwner, callbacks, datamodule, engine, find_callback, trained
 from lambda_grpo_pl.callbacks.lengths import check_lengths
 from lambda_grpo_pl.callbacks.order_check import check_order
 from lambda_grpo_pl.callbacks.reward import RewardCallback
 from lambda_grpo_pl.callbacks.timing import timed
 from lambda_grpo_pl.data.module import TRAINING
-from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rollout.engine import RolloutEngine
 from lambda_grpo_pl.rollout.policy_sampler import PolicySampler
 from lambda_grpo_pl.rollout.run_context import RunContext
@@ -50,7 +50,7 @@ class RolloutCallback(EngineOwner):
         sampling: SamplingSettings = SamplingSettings(num_samples=8),
         engine: VllmSettings = VllmSettings(),
         server: ServerSettings = ServerSettings(),
-        seed: int = 0,
+        seed: int | None = None,
         sync_tolerance: float | None = None,
     ) -> None:
         """Keep the settings; the sampler starts when training or evaluation first samples.
@@ -61,7 +61,7 @@ class RolloutCallback(EngineOwner):
             sampling: How training samples. `num_samples` is the group size G, `max_tokens` the response limit.
             engine: Memory and kernels of vLLM.
             server: Addresses of vLLM servers, and the folder through which they get weights.
-            seed: Seed of all sampling. Linked to seed_everything.
+            seed: Seed of all sampling; null: that of the data. Linked to seed_everything.
             sync_tolerance: Largest gap (nats) that the self-test accepts between the log-probabilities of sampler and
                 policy: of any token if both compute in float32 (null: 1e-3), else of the mean over the probe (null:
                 2.5 times what rounding alone gives, measured on the policy).
@@ -81,8 +81,7 @@ class RolloutCallback(EngineOwner):
         data = datamodule(trainer)
         check_order(callbacks(trainer), evaluates=bool(data.val_sources) and stage != "predict")
         if stage == "fit":
-            module = trained(pl_module)
-            check_training_sampling(self.sampling, module.temperature, module.objective.surrogate.is_correction)
+            check_agreement(trained(pl_module), data, self.sampling)
         float32 = str(trainer.precision).startswith("32")
         settings = engine_settings(self.sampler_name, self.vllm)
         needed = data.rules.max_prompt_tokens + self.sampling.max_tokens
@@ -91,7 +90,7 @@ class RolloutCallback(EngineOwner):
         run = RunContext(
             tokenizer=data.tokenizer,
             stops=data.stops,
-            seed=self.seed,
+            seed=data.seed if self.seed is None else self.seed,
             rank=trainer.global_rank,
             sync_tolerance=self.sync_tolerance,
             context_length=max(DEFAULT_CONTEXT, needed),
@@ -170,24 +169,3 @@ def sync_sampler(trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         with timed(pl_module, "sync"):
             rollouts.sync(trained(pl_module).policy, trainer.global_step)
     pl_module.log("sampler/sync_gap", rollouts.sampler.gap)  # an evaluation may have synced these weights before
-
-
-def check_training_sampling(sampling: SamplingSettings, temperature: float, is_correction: str) -> None:
-    """Refuse samples of another distribution than the one whose log-probabilities train. Raises `UserError`.
-
-    The probabilities of nucleus and top-k sampling are renormalized, the trainer's are not: without importance weights
-    the gradient is biased. The command line links the two temperatures; Python users set both.
-    """
-    if sampling.temperature != temperature:
-        raise UserError(
-            f"RolloutCallback samples at temperature {sampling.temperature:g}, but LambdaGRPO takes "
-            f"log-probabilities at {temperature:g}: pass the same temperature to both."
-        )
-    keys = {"top_p": sampling.top_p < 1, "top_k": sampling.top_k > 0}
-    if is_correction == "none" and any(keys.values()):
-        key = next(name for name, is_set in keys.items() if is_set)
-        raise UserError(
-            f"rollout.sampling.{key} is {getattr(sampling, key)}, so responses come from another distribution than the "
-            f"policy's: set it to {SamplingSettings.__dataclass_fields__[key].default} for training, or set "
-            "model.objective.surrogate.is_correction to truncate or mask."
-        )

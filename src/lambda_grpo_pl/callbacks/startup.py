@@ -59,14 +59,14 @@ def describe_plan(trainer: L.Trainer, pl_module: L.LightningModule) -> list[tupl
 
 
 def _describe_source(source: PromptSource, data: PromptDataModule) -> str:
-    size = data.num_train_prompts
-    number = "an endless stream" if size is None else f"{size:,} prompts"
+    size = len(data.read_rows())
+    number = f"{size:,} prompts" if size else "an endless stream"
     return f"{source.path or source.name}, {number}, template {source.prompt_template.label!r}"
 
 
 def _validation(trainer: L.Trainer, data: PromptDataModule) -> str:
     if not data.val_names:
-        return "none"
+        return "none: set data.val to questions that are not trained on"
     return f"{', '.join(data.val_names)}; every {trainer.val_check_interval} rollouts"
 
 

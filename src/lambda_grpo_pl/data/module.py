@@ -9,7 +9,7 @@ Left out: worker processes. Tokenizing a prompt takes a fraction of a millisecon
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +20,7 @@ from lambda_grpo_pl.batch import Prompts, RolloutBatch
 from lambda_grpo_pl.data.batching import TrainBatches, ValBatches, pad_prompts, share_prompts
 from lambda_grpo_pl.data.benchmarks import Benchmark, register_benchmarks
 from lambda_grpo_pl.data.prompts import EncodedPrompt, PromptReader, PromptRules
-from lambda_grpo_pl.data.sources import PromptSource, Rows, as_source, as_sources
+from lambda_grpo_pl.data.sources import PromptSource, Rows, as_source, as_sources, validation_of
 from lambda_grpo_pl.data.streams import PromptSequence, PromptStream, PromptTable
 from lambda_grpo_pl.data.tokenizer import load_tokenizer
 from lambda_grpo_pl.errors import UserError
@@ -64,8 +64,8 @@ class PromptDataModule(L.LightningDataModule):
             tokenizer_path: Policy whose tokenizer reads the prompts: a folder, a hub id or `builtin:arithmetic-tiny`.
             train: Training prompts: a source, a path, or rows (a list of dicts, a `datasets.Dataset`); null takes the
                 built-in arithmetic.
-            val: Validation sets, one data loader each: a source, a path, a list of those, or rows; null takes the
-                built-in arithmetic's test split.
+            val: Validation sets, one data loader each: a source, a path, a list of those, or rows; null takes the test
+                split of a built-in task that is trained on, and none for other prompts.
             heldout: Prompts on which the `validation` rule tunes λ; must not overlap the training and `val` prompts.
             benchmarks: Further benchmarks, which sources then name like those of the registry.
             rules: What happens to long prompts and to rows that can't be used.
@@ -84,7 +84,7 @@ class PromptDataModule(L.LightningDataModule):
         register_benchmarks(benchmarks or [], "data.benchmarks")
         self.tokenizer_path, self.revision, self.trust_remote_code = tokenizer_path, revision, trust_remote_code
         self.train_source = as_source(train if train is not None else PromptSource(), "data.train")
-        self.val_sources = as_sources(val if val is not None else PromptSource(split="test"), "data.val")
+        self.val_sources = as_sources(val if val is not None else validation_of(self.train_source), "data.val")
         self.heldout_source = None if heldout is None else as_source(heldout, "data.heldout")
         self.rules = rules or PromptRules()
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
@@ -109,20 +109,20 @@ class PromptDataModule(L.LightningDataModule):
         """Name of each validation set, in the order of the data loaders."""
         return [source.name for source in self.val_sources]
 
-    @property
-    def num_train_prompts(self) -> int | None:
-        """Number of training prompts, after `setup`; None if they are streamed."""
+    def read_rows(self, name: str = TRAINING) -> Sequence[EncodedPrompt]:
+        """Return the prompts of a validation set, or those for training, after `setup`; none of a stream."""
+        if name != TRAINING:
+            return self._val_rows[self.val_names.index(name)]
         stream = self._streams["train"]
-        return len(stream.rows) if isinstance(stream, PromptTable) else None
+        return stream.rows if isinstance(stream, PromptTable) else ()
 
     @property
     def longest_prompts(self) -> dict[str, int]:
         """Tokens of the longest prompt of each set that was read in `setup`; the limit for a stream."""
         sets = dict(zip(self.val_names, self._val_rows, strict=True))
         longest = {name: max(len(row.ids) for row in rows) for name, rows in sets.items() if rows}
-        if (train := self._streams.get("train")) is not None:
-            rows = train.rows if isinstance(train, PromptTable) else []
-            longest[TRAINING] = max((len(row.ids) for row in rows), default=self.rules.max_prompt_tokens)
+        if "train" in self._streams:
+            longest[TRAINING] = max((len(row.ids) for row in self.read_rows()), default=self.rules.max_prompt_tokens)
         return longest
 
     def setup(self, stage: str) -> None:

@@ -33,6 +33,8 @@ class EncodedPrompt(NamedTuple):
     example: dict[str, Any]
     """The row with `id`, `index`, `question`, `answer`, `prompt` (the text as sent) and its other columns; `answers`
     lists every acceptable gold where there are several."""
+    where: str = ""
+    """What messages call the row: file and line."""
 
 
 @dataclass(kw_only=True)
@@ -147,7 +149,10 @@ class PromptReader:
         if isinstance(question, list):
             source.holds_messages = True
         self._unjudgeable.update(gold for gold in answers if gold.casefold() in UNJUDGEABLE)
-        prompt, ids = encode(source.prompt_template, question, self.tokenizer)
+        try:
+            prompt, ids = encode(source.prompt_template, question, self.tokenizer)
+        except UserError as error:
+            raise UserError(f"{self.key}.template: {error}") from error
         longest = self.rules.max_prompt_tokens
         if len(ids) > longest:
             if self.rules.on_long_prompt == "error":
@@ -172,7 +177,7 @@ class PromptReader:
             example["answers"] = answers
         if source.benchmark is not None:
             example["benchmark"] = source.benchmark
-        return EncodedPrompt(ids, example)
+        return EncodedPrompt(ids, example, where)
 
 
 def preview_prompts(
@@ -185,7 +190,7 @@ def preview_prompts(
     blocks = []
     for number, source in enumerate(sources):
         first = replace(source, limit=num_prompts)
-        for ids, example in PromptReader(first, rules, tokenizer, f"data.val[{number}]").read():
+        for ids, example, _ in PromptReader(first, rules, tokenizer, f"data.val[{number}]").read():
             blocks += [
                 f"── {source.name}, {example['id']}: template {first.prompt_template.label!r}, {len(ids)} tokens",
                 show_controls(example["prompt"]),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -78,12 +81,8 @@ class PromptSource:
     """Whether the questions read so far are chat messages."""
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"limit is {self.limit}: set it to 1 or more, or leave it out to use every row.")
         if (self.benchmark is not None or self.rows is not None) and self.path == BUILTIN:
             self.path = None
-        if self.path is None and self.benchmark is None and self.rows is None:
-            raise UserError("A prompt source has no path, benchmark or rows: set one of them.")
         self.name = self.name or self._default_name()
 
     @property
@@ -165,13 +164,19 @@ def as_sources(value: PromptSource | str | Rows | Sequence[PromptSource | str], 
             return [PromptSource(rows=cast(Rows, value))]
         given = [(f"{key}[{number}]", item) for number, item in enumerate(value)]
     sources = [member for place, item in given for member in _members(item, place)]
-    names = [source.name for source in sources]
-    if len(set(names)) < len(names):
+    (name, count), *_ = Counter(source.name for source in sources).most_common(1) or [("", 0)]
+    if count > 1:
         raise UserError(
-            f"Two validation sets in {key} share a name ({', '.join(names)}), so their scores would be mixed: give "
-            f"each its own in {key}[…].name."
+            f"{key} has {count} sets of the name {name!r}, so their scores would be mixed: give each its own in "
+            f"{key}[…].name."
         )
     return sources
+
+
+def validation_of(train: PromptSource) -> list[PromptSource]:
+    """Return what evaluates a run that names no validation set: the test split of a built-in task, else nothing."""
+    is_task = train.path is not None and train.path.startswith(PREFIX)
+    return [PromptSource(path=train.path, split="test")] if is_task else []
 
 
 def as_source(value: PromptSource | str | Rows, key: str) -> PromptSource:
@@ -186,12 +191,14 @@ def _members(item: PromptSource | str | Any, key: str) -> list[PromptSource]:
     """Return a source, checked, or the members of its suite."""
     if isinstance(item, str):
         if item.lstrip().startswith(("{", "[")):
-            raise UserError(
-                f"{key} is {item}, which is not a source: use the keys {', '.join(PromptSource.__dataclass_fields__)}."
-            )
+            raise UserError(_explain_unread(item, key))
         item = PromptSource(path=item)
     if not isinstance(item, PromptSource):
         raise UserError(f"{key} is a {type(item).__name__}: use a PromptSource, a path, or a list of rows.")
+    if item.limit is not None and item.limit < 1:
+        raise UserError(f"{key}.limit is {item.limit}: set it to 1 or more, or leave it out to use every row.")
+    if item.path is None and item.benchmark is None and item.rows is None:
+        raise UserError(f"{key} has no path and no benchmark: set one of them (in Python, or rows).")
     if item.template is not None:
         find_template(item.template, f"{key}.template")
     if item.benchmark is None:
@@ -202,6 +209,16 @@ def _members(item: PromptSource | str | Any, key: str) -> list[PromptSource]:
     if item.name != item.benchmark:
         raise UserError(f"{key}.name is {item.name!r}, but the suite {item.benchmark!r} has several sets: remove it.")
     return [replace(item, benchmark=member.name, name="") for member in members]
+
+
+def _explain_unread(text: str, key: str) -> str:
+    """Return what is wrong with a mapping, or a list of them, that could not be read as sources."""
+    names = [field.name for field in fields(PromptSource) if field.init and field.name != "rows"]
+    unknown = [name for name in re.findall(r"(\w+)\s*:", text) if name not in names]
+    near = get_close_matches(unknown[0], names, n=1) if unknown else []
+    guess = f" (did you mean {near[0]}?)" if near else ""
+    reason = f"{unknown[0]} is not a key of a source{guess}" if unknown else "it is not a source"
+    return f"{key} is {text}, but {reason}: use the keys {', '.join(names)}."
 
 
 def _open(source: PromptSource, key: str) -> Iterator[NamedRow]:

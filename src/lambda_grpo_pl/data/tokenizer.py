@@ -42,13 +42,14 @@ def load_tokenizer(path: str, revision: str | None = None, trust_remote_code: bo
     except (OSError, ValueError) as error:  # no such model, no network and nothing cached, or a folder without files
         first = str(error).strip().split("\n")[0]
         raise UserError(
-            f"The tokenizer of {path} could not be loaded: {first} Check model.policy.path and model.policy.revision: "
-            "it must be a folder with tokenizer.json, or a model of the Hugging Face hub that is cached or reachable."
+            f"model.policy.path is {path}, whose tokenizer could not be loaded: {first} Check model.policy.path and "
+            "model.policy.revision: it must be a folder with tokenizer.json, or a model of the Hugging Face hub that "
+            "is cached or reachable."
         ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"The tokenizer of {path} has no end-of-sequence token, so no response could end: set eos_token in its "
-            "tokenizer_config.json."
+            f"model.policy.path is {path}, whose tokenizer has no end-of-sequence token, so no response could end: set "
+            "eos_token in its tokenizer_config.json."
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -74,6 +74,8 @@ class Family(NamedTuple):
 
     spans_groups: bool = False
     """Whether a response's f depends on the other groups of the update."""
+    needs_limit: bool = False
+    """Whether f depends on the longest response allowed."""
 
     @property
     def has_lambda(self) -> bool:
@@ -93,11 +95,7 @@ def grpo(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
 
 def dr_grpo(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
     """`f = ℓ̄/L_max`: the sum over tokens by a constant, 1/(N·L_max) Σ S (Dr. GRPO, 2503.20783)."""
-    if config.max_length is None:
-        raise UserError(
-            "model.preference.family is dr_grpo, which divides by the longest response allowed: set "
-            "model.preference.max_length."
-        )
+    assert config.max_length is not None  # `LengthPreference` has checked
     return group.mean_length / config.max_length * group.active
 
 
@@ -212,7 +210,7 @@ def _grpo_lambda_of_power(group: GroupLengths, config: FamilyConfig) -> Tensor:
 FAMILIES: dict[str, Family] = {
     "uniform": Family("dapo", uniform),
     "grpo": Family("grpo", grpo),
-    "dr_grpo": Family("dr_grpo", dr_grpo),
+    "dr_grpo": Family("dr_grpo", dr_grpo, needs_limit=True),
     "delta_l": Family("delta_l", delta_l),
     "balanced": Family("balanced", balanced),
     "power_softmax": Family("lambda", power_softmax, power_softmax_derivative, _base_floored, _grpo_lambda_by_cv),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective.context import FEATURES, RunningMoments
 from lambda_grpo_pl.objective.correlation import LengthCorrelation
 from lambda_grpo_pl.objective.families import FAMILIES
@@ -38,6 +39,11 @@ class LengthPreference(nn.Module):
         super().__init__()
         self.config = config
         self.family = FAMILIES[config.family]
+        if self.family.needs_limit and config.max_length is None:
+            raise UserError(
+                f"model.preference.family is {config.family}, which reads the longest response allowed: set "
+                "model.preference.max_length (or, in Python, LambdaGRPO's max_response_tokens)."
+            )
         self.lam = nn.Parameter(torch.tensor(float(config.init)), requires_grad=config.has_gradient)
         if config.contextual:
             self.w = nn.Parameter(torch.zeros(len(FEATURES)))

@@ -108,9 +108,10 @@ class RewardCaller:
             else:
                 inspect.signature(self.function).bind(completions=[], examples=[], **self.params)
         except TypeError as error:
+            params = f", and {', '.join(self.params)} (its params) as keyword arguments" if self.params else ""
             raise UserError(
-                f"The reward {self.name!r} cannot be called with the parameters {self.params}: {error}. "
-                f"A reward takes {SIGNATURES}, and its `params` as further keyword arguments."
+                f"The reward {self.name!r} in reward.functions takes {inspect.signature(self.function)}, but must take "
+                f"{SIGNATURES}{params}: {error}."
             ) from error
         except ValueError:  # a builtin has no signature
             pass

@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, TypeVar, cast
 
 from lambda_grpo_pl.errors import UserError
@@ -14,6 +15,8 @@ from lambda_grpo_pl.errors import UserError
 REGISTRY: dict[str, Callable[..., Any]] = {}
 """Name → reward function, or class whose instances are rewards and whose arguments come from YAML."""
 WHOLE_RESPONSE = "the whole response"
+KEY = "reward.functions"
+"""Where a configuration names rewards."""
 
 _READS: dict[str, str] = {}
 """Name → what the reward reads, where that is not the whole response."""
@@ -55,13 +58,16 @@ def build(name: str, params: Mapping[str, Any]) -> Callable[..., Any]:
     """
     entry: Any = REGISTRY[name] if name in REGISTRY else _import(name)
     if not callable(entry):
-        raise UserError(f"The reward {name!r} is of type {type(entry).__name__}; name a function or a class.")
+        raise UserError(f"{KEY} names {name!r}, which is of type {type(entry).__name__}: name a function or a class.")
     if not inspect.isclass(entry):
         return cast(Callable[..., Any], entry)
     try:
         return cast(Callable[..., Any], entry(**params))
     except TypeError as error:
-        raise UserError(f"The parameters {dict(params)} do not fit the reward {name!r}: {error}.") from error
+        accepted = ", ".join(inspect.signature(entry).parameters) or "none"
+        raise UserError(
+            f"{KEY}: the params {dict(params)} do not fit the reward {name!r} ({error}): it takes {accepted}."
+        ) from error
 
 
 def import_plugins(names: Iterable[str]) -> None:
@@ -94,12 +100,21 @@ def _import(path: str) -> Any:
     if not module:
         known = ", ".join(sorted(REGISTRY))
         raise UserError(
-            f"Unknown reward {path!r} in reward.functions: use one of {known}, or a dotted path to your own function "
-            "(module.function)."
+            f"{KEY} names {path!r}, which is not a reward{_suggest(path, REGISTRY)}: use one of {known}, or a dotted "
+            "path to your own function (module.function)."
         )
     try:
-        return getattr(_import_module(module), attribute)
-    except AttributeError as error:
-        raise UserError(f"The module {module!r} has no {attribute!r}: correct the reward {path!r}.") from error
+        found = _import_module(module)
     except UserError as error:
-        raise UserError(f"The reward {path!r} could not be imported: {error}") from error
+        raise UserError(f"{KEY} names {path!r}, which could not be imported: {error}") from error
+    if not hasattr(found, attribute):
+        raise UserError(
+            f"{KEY} names {path!r}, but the module {module!r} has no {attribute!r}{_suggest(attribute, dir(found))}: "
+            "correct the name."
+        )
+    return getattr(found, attribute)
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

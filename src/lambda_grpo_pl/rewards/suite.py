@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.rewards.calls import CallUnit, IsolatedReward, RewardCaller, Row
+from lambda_grpo_pl.rewards.golds import check_golds
 from lambda_grpo_pl.rewards.pool import Call, VerifierPool
 from lambda_grpo_pl.rewards.spec import PoolConfig, RewardSpec
 from lambda_grpo_pl.rewards.verdict import FAILED, LARGEST, Query, Verdict, Verifier, choose_best, judge_answer
@@ -135,6 +136,10 @@ class RewardSuite:
             if self.specs[number].isolated and caller.scope != "batch":
                 columns[number] = self._score_isolated(number, list(caller.split(completions, rows, groups)))
         return columns
+
+    def check_golds(self, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Refuse rows (name, example) whose gold a reward cannot judge. Raises `UserError` that names the first."""
+        check_golds([caller.function for caller in self._callers.values()], rows)
 
     def close(self) -> None:
         """Stop the workers; a later `score` starts new ones."""

@@ -49,7 +49,7 @@ class LambdaGRPO(L.LightningModule):
         updates: UpdateConfig = UpdateConfig(),
         lens: LensConfig = LensConfig(),
         temperature: float = 1.0,
-        max_response_tokens: int = 1024,
+        max_response_tokens: int | None = None,
     ) -> None:
         """Keep the settings; the model is loaded in `configure_model`.
 

@@ -128,15 +128,20 @@ class NumericReward:
             raise UserError(f"numeric: tolerance is an absolute difference and must not be negative, got {tolerance}.")
         self.tolerance = Fraction(tolerance)
 
+    def check_gold(self, gold: object) -> Quantity:
+        """Return the gold number. Raises `UserError` for anything else."""
+        number = _read_number(str(gold))
+        if number is None:
+            raise UserError(
+                f"The reward numeric requires a number as the gold answer, but got {gold!r}: fix the row, or use the "
+                "reward math or exact."
+            )
+        return number
+
     @accept_any_gold
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
         """Score one response; `no_answer` without a number. Raises `UserError` for a gold that is not a number."""
-        gold = _read_number(str(example["answer"]))
-        if gold is None:
-            raise UserError(
-                f"The reward numeric requires a number as the gold answer, but got {example['answer']!r}: "
-                "fix the row, or use the reward math or exact."
-            )
+        gold = self.check_gold(example["answer"])
         extracted = extract_answer(completion)
         answer = None if extracted is None else _read_number(extracted)
         if answer is None:
@@ -181,14 +186,25 @@ class MultipleChoiceReward:
     def __init__(self, letters: str = "ABCDE") -> None:
         self.letters = letters.upper()
 
+    def check_gold(self, gold: object) -> str:
+        """Return the gold letter. Raises `UserError` for anything else, which no response could name."""
+        letter = str(gold).strip(" ().").upper()
+        if len(letter) != 1 or letter not in self.letters:
+            raise UserError(
+                f"The reward multiple_choice requires one of the letters {self.letters} as the gold answer, but got "
+                f"{gold!r}: fix the row, set the parameter letters, or use the reward exact."
+            )
+        return letter
+
     @accept_any_gold
     def __call__(self, completion: str, example: Mapping[str, Any]) -> Verdict:
         """Score one response; `no_answer` unless exactly one letter is named."""
+        gold = self.check_gold(example["answer"])
         extracted = extract_answer(completion)
         named = self._letter(completion if extracted is None else extracted)
         if named is None:
             return NO_ANSWER._replace(extracted=extracted and extracted[:MAX_ANSWER_CHARS])
-        return judge_answer(named == str(example["answer"]).strip(" ().").upper(), named)
+        return judge_answer(named == gold, named)
 
     def _letter(self, text: str) -> str | None:
         if len(text) > MAX_ANSWER_CHARS:
