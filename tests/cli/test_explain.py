@@ -2,9 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lambda_grpo_pl.cli.explain import ParserError, explain, unwrap
+from lambda_grpo_pl.cli.keys import Key
 from tests.cli.conftest import Explains
 
 MISTAKES: list[tuple[list[str], str]] = [
@@ -16,6 +19,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--model.policy.lora=8"], "model.policy.lora .*is 8, but must be a mapping with the keys rank, alpha.*or null"),
     (["--model.policy.lora=true"], "model.policy.lora .*is true, but must be a mapping"),
     (["--data.batch_size=four"], r"data.batch_size \(on the command line\) is four, but must be an integer"),
+    (["--data.batch_size=null"], r"data.batch_size \(on the command line\) is null, but must be an integer"),
     (["--trainer.precision=33"], "trainer.precision .*is 33, but must be one of 32-true, bf16-mixed"),
     (["--rollout.sampler=vlm"], "rollout.sampler .*must be one of auto, vllm, transformers"),
     (["--data.train.answer_format=hash"], "data.train.answer_format .*is hash, but must be one of bare, hashes"),
@@ -23,6 +27,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--reward.functions=numeric"], r"reward.functions .*is numeric, .*such as \[\{name: …\}\]"),
     (["--reward.functions", "[{nam:", "numeric}]"], "put quotes around a value"),
     (["--trainer.callbacks+=nowhere.Thing"], "no class nowhere.Thing.*fix its class_path.*holds nowhere.py"),
+    (["--trainer.logger=Wandb"], "trainer.logger .*is Wandb, but must be a class such as lightning.pytorch.loggers"),
     (["stray"], "Unexpected argument 'stray': options start with --"),
 ]
 
@@ -56,3 +61,27 @@ def test_the_last_place_that_sets_a_key_is_named(explains: Explains, tmp_path: P
     path = tmp_path / "over.yaml"
     path.write_text("data: {batch_size: four}\n", encoding="utf-8")
     assert "over.yaml:1" in explains("--data.batch_size=8", "--config", str(path))
+
+
+def test_a_start_without_a_model_names_a_configuration(parser: Any, keys: dict[str, Key]) -> None:
+    with pytest.raises(ParserError) as caught:
+        parser.parse_args(["fit"])
+    said = explain(str(caught.value), keys, ["fit"])
+    assert said.startswith("model.policy.path is not set: set it, or start from a configuration")
+    assert "--config preset:lambda" in said
+
+
+def test_what_a_section_refused_is_taken_out_of_the_list_of_types() -> None:
+    message = """Does not validate against any of the Union subtypes
+Subtypes: [<class 'str'>, <class 'Template'>]
+Errors:
+  - Expected a <class 'str'>
+  - Does not validate against any of the Union subtypes
+    Errors:
+      - Not a valid subclass of PromptSource
+        Subclass types expect one of:
+        - a class path (str)
+      - data.rules.max_prompt_tokens is 0: set it to 1 or more.
+Given value: 3"""
+    assert unwrap(message) == "data.rules.max_prompt_tokens is 0: set it to 1 or more."
+    assert unwrap("model.optimizer.lr is 0: set it above 0.") == "model.optimizer.lr is 0: set it above 0."

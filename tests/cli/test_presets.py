@@ -27,6 +27,11 @@ def test_a_short_name_stands_for_the_base_and_the_file() -> None:
     ]
 
 
+def test_a_command_names_the_presets_that_it_used() -> None:
+    words = ["fit", "--config=preset:base", "--config", "preset:preference/lambda", "--model.policy.path=a=b", "x.yaml"]
+    assert presets.name_presets(presets.resolve_presets(words)) == words
+
+
 @pytest.mark.parametrize("first", ["preset:base", "my/base.yaml"])
 def test_the_base_is_added_once(first: str) -> None:
     words = presets.resolve_presets(["fit", "--config", first, "--config", "preset:lambda"])

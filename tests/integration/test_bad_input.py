@@ -15,11 +15,13 @@ from lambda_grpo_pl.training import module
 
 ROOT = Path(__file__).parents[2]
 Fails = Callable[..., str]
+PLACE = r"(?:on the command line|[^()]*\.yaml:\d+|preset:[^()]*:\d+)"
+"""Where the key before it is set; `test_the_place_of_what_is_wrong` looks at it."""
 
 
 @pytest.fixture
 def fails(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fails:
-    """Run `lambda-grpo fit` with arguments that must fail; returns the sentence on stderr."""
+    """Run `lambda-grpo fit` with arguments that must fail; returns the sentence on stderr, without its places."""
     loaded: list[str] = []
     monkeypatch.setattr(module, "load_policy", lambda path, *rest: loaded.append(path))
     monkeypatch.chdir(ROOT)
@@ -33,7 +35,7 @@ def fails(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         assert not loaded, "weights were loaded before the error"
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lambda-grpo: ")]
         assert len(lines) == 1
-        return lines[0]
+        return re.sub(rf" \({PLACE}\)", "", lines[0])
 
     return run
 
@@ -60,7 +62,7 @@ def rows(tmp_path: Path) -> Callable[..., str]:
         (["--model.updates.num_minibatches", "3"], "num_minibatches = 3.*set data.batch_size"),
         (["--trainer.devices", "3"], "3 ranks.*set it to a multiple of 3"),
         (["--trainer.precision", "bf16-true"], "bf16-true.*set it to bf16-mixed"),
-        (["--trainer.accelerator", "warp"], "warp.*cpu"),
+        (["--trainer.accelerator", "warp"], "trainer.accelerator is warp: use one of auto, gpu, .*cpu"),
         (["--rollout.sampling.num_samples", "1"], "num_samples is 1.*set it to 2 or more"),
         (["--rollout.sampling.temperature", "0"], "temperature is 0.*set it to 1.0"),
         (["--model.preference.family", "quadratic"], "quadratic.*power_softmax"),
@@ -78,13 +80,24 @@ def rows(tmp_path: Path) -> Callable[..., str]:
         (["--model.preference.correlation.gain", "0"], "model.preference.correlation.gain is 0"),
         (["--data.train.path", "nowhere.jsonl"], "data.train.path is nowhere.jsonl, but there is no file"),
         (["--data.val", "[{benchmark: gsm9k}]"], "gsm9k.*gsm8k"),
-        (["--reward.functions", "[{name: maths}]"], "maths.*math"),
+        (["--reward.functions", "[{name: maths}]"], "reward.functions names 'maths'.*'math'"),
         (["--data.rules", "{max_prompt_tokens: 2, on_long_prompt: error}"], "max_prompt_tokens is 2: *raise it"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_settings_that_cannot_work(fails: Fails, arguments: list[str], sentence: str) -> None:
     assert re.search(sentence, fails(*arguments))
+
+
+def test_the_place_of_what_is_wrong(fails: Fails, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A value that its section refuses is named with the line that sets it, like one that the parser refuses."""
+    path = tmp_path / "over.yaml"
+    path.write_text("model:\n  optimizer:\n    lr: -1\n", encoding="utf-8")
+    words = ["lambda-grpo", "fit", f"--config={ROOT}/configs/base.yaml", f"--config={path}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", words)
+        assert cli.main() == 2
+    assert f"model.optimizer.lr ({path}:3) is -1.0: set it above 0." in capsys.readouterr().err
 
 
 def test_an_unknown_key_in_a_file(fails: Fails, tmp_path: Path) -> None:
@@ -98,6 +111,13 @@ def test_a_missing_column_is_named_with_its_line_and_the_columns_that_are_there(
 ) -> None:
     path = rows({"q": "1+1=", "answer": "2"})
     assert re.search(r"rows.jsonl:1: no column 'question', only q, answer", fails("--data.train.path", path))
+
+
+def test_a_gold_that_the_reward_cannot_judge(fails: Fails, rows: Callable[..., str]) -> None:
+    path = rows({"question": "1+1=", "answer": "2"}, {"question": "Capital?", "answer": "Paris"})
+    assert re.search(r"rows.jsonl:2: .*numeric requires a number.*'Paris'", fails("--data.train.path", path))
+    val = [f"--data.val={path}"]
+    assert re.search(r"rows.jsonl:2: .*numeric requires a number.*'Paris'", fails(*val))
 
 
 def test_an_empty_data_set(fails: Fails, rows: Callable[..., str]) -> None:
@@ -142,7 +162,9 @@ def test_a_folder_without_a_model(fails: Fails, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(fails: Fails, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     folder = str(tmp_path / "file" / "run")
-    assert re.search("default_root_dir is .*cannot be written", fails("--trainer.default_root_dir", folder))
+    for impossible in (folder, "/proc/run"):
+        said = fails("--trainer.default_root_dir", impossible)
+        assert re.search("default_root_dir is .*cannot be written", said)
 
 
 @pytest.mark.parametrize(
@@ -159,8 +181,14 @@ def test_a_folder_that_cannot_be_written(fails: Fails, tmp_path: Path) -> None:
         (["--ckpt_path", "configs"], "configs.*not a complete checkpoint"),
         (["--ckpt_path", "nowhere.ckpt"], "no such checkpoint: fix the path"),
         (["--resume"], "nothing to resume"),
-        (["--data.val", "[{split: test}, {split: test}]"], "share a name.*data.val"),
+        (["--data.train.limit", "0"], "^lambda-grpo: data.train.limit is 0: set it to 1 or more"),
+        (["--data.train.path", "null"], "^lambda-grpo: data.train has no path and no benchmark: set one"),
+        (["--data.val", "[{split: test, limit: 0}]"], r"^lambda-grpo: data.val\[0\].limit is 0"),
+        (["--data.rules.max_prompt_tokens", "0"], "^lambda-grpo: data.rules.max_prompt_tokens is 0: set it"),
+        (["--model.policy.lora.rank", "0"], "^lambda-grpo: model.policy.lora.rank is 0: set it to 1 or more"),
+        (["--data.val", "[{split: test}, {split: test}]"], "data.val has 2 sets of the name 'arithmetic'"),
         (["--data.val", "[{benchmark: gsm8k, template: qwen_box}]"], "qwen_box.*qwen_boxed"),
+        (["--data.train.template", "chat"], "data.train.template: .*has none: choose 'plain'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -1,11 +1,13 @@
 """The console command: what it says without a subcommand, modules it imports, and what its exit status means."""
 
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lambda_grpo_pl.cli import entry
 from lambda_grpo_pl.cli.plugins import import_plugins, spell_out_imports
@@ -41,6 +43,18 @@ def test_an_error_inside_a_reward_keeps_its_traceback(
     assert not isinstance(caught.value, UserError)
 
 
+def test_what_lightning_refuses_during_a_run_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise MisconfigurationException("Cannot use `LearningRateMonitor`\nwithout a logger.")
+
+    monkeypatch.setattr("lambda_grpo_pl.cli.main.build", refuse)
+    monkeypatch.setattr("sys.argv", ["lambda-grpo", "fit"])
+    assert entry.main() == 2
+    assert capsys.readouterr().err.startswith("lambda-grpo: Cannot use `LearningRateMonitor` without a logger.\n")
+
+
 def test_plugins_come_from_the_command_line_and_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("first_plugin", "second_plugin"):
         (tmp_path / f"{name}.py").write_text("")
@@ -65,20 +79,30 @@ def test_an_import_error_inside_a_plugin_keeps_its_traceback(tmp_path: Path, mon
 PLUGIN = """
 from lambda_grpo_pl.rewards import register
 
+from lambda_grpo_pl.data.benchmarks import BENCHMARKS, Benchmark
+from lambda_grpo_pl.data.templates import TEMPLATES, Template
+
+TEMPLATES["mine"] = Template(name="mine", text="Q: {question} A:")
+BENCHMARKS["tides"] = Benchmark(name="tides", path="tides.jsonl", template="mine", max_tokens=8)
+
 @register("even_length")
 def even_length(completion, example):
     return len(completion) % 2 == 0
 """
 
 
-def test_a_registered_reward_of_a_plugin_trains_from_the_working_directory(policy: Path, tmp_path: Path) -> None:
+def test_what_a_plugin_registers_is_used_from_the_working_directory(policy: Path, tmp_path: Path) -> None:
     """As a user runs it: the console script, in a folder that is not the repository."""
     (tmp_path / "my_rewards.py").write_text(PLUGIN)
-    options = ["--trainer.callbacks=null", "--trainer.max_steps=1", "--trainer.val_check_interval=1000"]
+    (tmp_path / "tides.jsonl").write_text('{"question": "Height?", "answer": "4"}\n')
+    options = ["--trainer.callbacks=null", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    options += ["--data.val=[{benchmark: tides}]", "--data.train.template=mine"]
     words = arguments("fit", policy, tmp_path / "run", *options, "--reward.functions=[{name: even_length}]")
     script = Path(sys.executable).with_name("lambda-grpo")
     done = subprocess.run([script, *words, "--import", "my_rewards"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    scores = json.loads((tmp_path / "run/evaluation/step-000001/scores.json").read_text())
+    assert scores["benchmarks"]["tides"]["settings"]["template"] == "mine"
 
 
 @pytest.mark.parametrize(("signal", "status"), [("INT", 130), ("TERM", 143), ("USR1", 75)])
@@ -99,3 +123,4 @@ def test_an_interrupted_run_saves_its_state_and_says_so(policy: Path, tmp_path: 
     assert run.returncode == status, said
     assert "--resume" in said
     assert last.exists()
+    assert (folder / "policy/model.safetensors").exists() == (folder / "run.png").exists() == (signal != "USR1")

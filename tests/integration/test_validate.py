@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.records import read_records
 from lambda_grpo_pl.sampling import TransformersSampler
 from tests.integration.runs import run
@@ -115,3 +116,9 @@ def test_prompts_are_printed_as_sent_without_a_models_weights(
     assert shown.count("── gold") == 4
     assert "Question: Ann has 1 apples and buys 2. How many?\nAnswer:\n── token ids [" in shown
     assert not (tmp_path / "evaluation").exists()
+
+
+@pytest.mark.parametrize("command", ["validate", "predict"])
+def test_without_a_set_there_is_nothing_to_evaluate(policy: Path, tmp_path: Path, command: str) -> None:
+    with pytest.raises(UserError, match=r"data\.val is empty.*set it to a file or a benchmark"):
+        run(command, policy, tmp_path, "--trainer.callbacks=null", "--data.val=[]")

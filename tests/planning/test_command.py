@@ -38,3 +38,5 @@ def test_a_mistake_is_one_sentence(
 ) -> None:
     assert run(monkeypatch, *SMALL, "--trainer.accelerator", "gpu", "--gpu", "h1000") == 2
     assert "--gpu is h1000" in capsys.readouterr().err
+    assert run(monkeypatch, *SMALL, "--trainer.accelerator", "cpu", "--gpu", "h100") == 2
+    assert "trainer.accelerator (on the command line) is cpu: leave one of them out" in capsys.readouterr().err

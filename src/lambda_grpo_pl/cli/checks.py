@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
+from lightning.pytorch.accelerators import AcceleratorRegistry
 
+from lambda_grpo_pl.callbacks.agreement import check_group
+from lambda_grpo_pl.callbacks.resampling import check_heldout
 from lambda_grpo_pl.cli.planned_run import sampling_requests
 from lambda_grpo_pl.data.batching import share_prompts
 from lambda_grpo_pl.errors import UserError
@@ -20,23 +23,12 @@ def check_plan(config: Any) -> None:
 
     Raises `UserError` with a sentence that names the keys to change.
     """
-    sampling = config.rollout.sampling
-    advantage = config.model.objective.advantage
-    group_size = sampling.num_samples
-    if group_size == 1 and (advantage.scale == "group" or advantage.baseline != "none"):
-        raise UserError(
-            "rollout.sampling.num_samples is 1, but a response is compared with its group: set it to 2 or more, or set "
-            "model.objective.advantage.baseline to none and scale to batch or none."
-        )
-    if sampling.temperature == 0:
-        raise UserError(
-            "rollout.sampling.temperature is 0: all responses of a group would be the same; set it to 1.0 for training "
-            "(evaluation has its own settings)."
-        )
+    check_group(config.rollout.sampling, config.model.objective.advantage)
     _check_trainer(config.trainer)
     _check_model(config.model.policy.path)
     _check_root(Path(config.trainer.default_root_dir or "."))
-    _check_preference(config)
+    methods = list(config.model.lens.methods)
+    check_heldout(config.heldout.every, config.data.heldout is not None, config.model.preference.learn, methods)
 
 
 def check_machine(config: Any) -> None:
@@ -78,6 +70,9 @@ def check_shares(batch_size: int, updates: UpdateConfig, num_ranks: int) -> None
 def _check_trainer(trainer: Any) -> None:
     """Refuse what Lightning's trainer offers and manual optimization does not do, naming the key that does."""
     check_precision(str(trainer.precision))
+    accelerators = ("auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators()))
+    if isinstance(trainer.accelerator, str) and trainer.accelerator not in accelerators:
+        raise UserError(f"trainer.accelerator is {trainer.accelerator}: use one of {', '.join(accelerators)}.")
     if trainer.accumulate_grad_batches != 1:
         raise UserError(
             f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}: leave it at 1. A rollout is always "
@@ -111,31 +106,10 @@ def _check_model(path: str) -> None:
 def _check_root(root: Path) -> None:
     """Refuse a run's folder that cannot be written, before anything is loaded."""
     parent = next(each for each in (root, *root.absolute().parents) if each.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    try:
+        TemporaryFile(dir=parent).close()
+    except OSError as error:
         raise UserError(
-            f"trainer.default_root_dir is {root}, but {parent} cannot be written: set it to a folder of yours."
-        )
-
-
-def _check_preference(config: Any) -> None:
-    learns = config.model.preference.learn
-    if learns == "validation" and config.data.heldout is None:
-        raise UserError(
-            "model.preference.learn is validation, but there are no held-out prompts: set data.heldout to a source "
-            "that is neither trained nor tested on."
-        )
-    if learns == "validation" and config.heldout.every == 0:
-        raise UserError(
-            "model.preference.learn is validation, but no held-out batches are sampled: set heldout.every to the "
-            "number of steps between two updates of λ, such as 10."
-        )
-    if config.heldout.every > 0 and config.data.heldout is None:
-        raise UserError(
-            f"heldout.every is {config.heldout.every}, but there are no held-out prompts: set data.heldout to a source "
-            "that is neither trained nor tested on, or heldout.every to 0."
-        )
-    if config.heldout.every > 0 and learns != "validation" and not config.model.lens.methods:
-        raise UserError(
-            f"heldout.every is {config.heldout.every}, but nothing reads held-out batches: set model.preference.learn "
-            "to validation, list methods in model.lens.methods, or set heldout.every to 0."
-        )
+            f"trainer.default_root_dir is {root}, but {parent} cannot be written ({error.strerror}): set it to a "
+            "folder of yours."
+        ) from error

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
 
+from lambda_grpo_pl.cli.help import SECTIONS
+from lambda_grpo_pl.cli.presets import name_presets
 from lambda_grpo_pl.errors import UserError
+
+_TOP = "|".join(dict.fromkeys(section.split(".")[0] for section in SECTIONS))
+_WRONG_KEY = re.compile(
+    rf"(?<![\w.(`-])((?:{_TOP})(?:\.\w+|\[\d+\])+|seed_everything)(?=: | is | names | needs | takes | has | lets )"
+)
+"""A key of which a sentence says something; one to change instead follows `set`, `raise`, … and is not meant."""
 
 
 def config_paths(arguments: Sequence[str]) -> list[str]:
@@ -25,8 +34,8 @@ def check_config_files(arguments: Sequence[str]) -> None:
     for name in config_paths(arguments):
         path = Path(name)
         if not path.is_file():
-            near = get_close_matches(path.name, [each.name for each in path.parent.glob("*.yaml")], n=1)
-            guess = f" (did you mean {path.parent / near[0]}?)" if near else ""
+            near = get_close_matches(path.stem, [each.stem for each in path.parent.glob("*.yaml")], n=1)
+            guess = f" (did you mean {path.parent / near[0]}.yaml?)" if near else ""
             raise UserError(f"--config is {name}, but there is no such file{guess}: fix the path.")
         node = _compose(path)
         if node is None:
@@ -40,19 +49,33 @@ def check_config_files(arguments: Sequence[str]) -> None:
 
 
 def locate_key(key: str, arguments: Sequence[str]) -> str:
-    """Return where a key was set last, as `FILE:LINE` or "on the command line"; nothing if that is not known."""
+    """Return where a key was set last, as `FILE:LINE` or "on the command line"; nothing if that is not known.
+
+    `data.val[1].path` is the path of the second item.
+    """
+    key = key.replace("[", ".").replace("]", "")
     for place in reversed(range(len(arguments))):
         option, _, value = arguments[place].partition("=")
         option = option.rstrip("+")
-        if option == f"--{key}" or (f"--{key}".startswith(f"{option}.") and option.startswith("--") and value):
+        if option.startswith("--") and f"--{key}.".startswith(f"{option}."):
             return "on the command line"
         if option in ("--config", "-c"):
             name = value or next(iter(arguments[place + 1 : place + 2]), "")
             node = _compose(Path(name)) if Path(name).is_file() else None
             line = None if node is None else _find_line(node, key.split("."))
             if line is not None:
-                return f"{name}:{line}"
+                return f"{name_presets([name])[0]}:{line}"
     return ""
+
+
+def point_at_settings(sentence: str, arguments: Sequence[str]) -> str:
+    """Return a sentence with the place behind each key that it says is wrong, where the user has set it."""
+
+    def add_place(match: re.Match[str]) -> str:
+        place = locate_key(match[1], arguments)
+        return f"{match[1]} ({place})" if place else match[1]
+
+    return _WRONG_KEY.sub(add_place, sentence)
 
 
 def _compose(path: Path) -> yaml.Node | None:
@@ -85,10 +108,13 @@ def _check_repeated(path: Path, node: yaml.MappingNode, prefix: str) -> None:
 
 
 def _find_line(node: yaml.Node, parts: Sequence[str]) -> int | None:
-    """Return the line of a dotted key; items of a list are searched in order."""
+    """Return the line of a dotted key; a number is an item of a list, else its items are searched in order."""
+    if isinstance(node, yaml.SequenceNode) and parts[0].isdigit():
+        item = node.value[int(parts[0])] if int(parts[0]) < len(node.value) else None
+        return None if item is None else _find_line(item, parts[1:]) or int(item.start_mark.line) + 1
     if isinstance(node, yaml.SequenceNode):
         return next((line for item in node.value if (line := _find_line(item, parts)) is not None), None)
-    if not isinstance(node, yaml.MappingNode):
+    if not isinstance(node, yaml.MappingNode) or not parts:
         return None
     for key, value in node.value:
         own = str(key.value).rstrip("+").split(".")

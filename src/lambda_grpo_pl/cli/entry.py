@@ -62,7 +62,9 @@ def main() -> int:
     except UserError as error:
         if os.environ.get(DEBUG_VARIABLE) == "1":
             raise
-        print(f"lambda-grpo: {' '.join(str(error).split())}", file=sys.stderr)
+        from lambda_grpo_pl.cli.config_files import point_at_settings
+
+        print(f"lambda-grpo: {point_at_settings(' '.join(str(error).split()), sys.argv[1:])}", file=sys.stderr)
         print(f"(Set {DEBUG_VARIABLE}=1 to see the traceback.)", file=sys.stderr)
         return 2
     except OSError as error:
@@ -117,6 +119,7 @@ def _run(arguments: Sequence[str]) -> int:
     from lambda_grpo_pl.cli.quiet import quieten_libraries, quieten_transformers
 
     quieten_libraries()
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from lambda_grpo_pl.callbacks.interrupts import PREEMPTED, PreemptedException
@@ -137,6 +140,8 @@ def _run(arguments: Sequence[str]) -> int:
 
             return serve(arguments[1:])
         build()
+    except MisconfigurationException as error:  # Lightning's UserError
+        raise UserError(str(error)) from error
     except PreemptedException:
         return PREEMPTED
     except SIGTERMException:

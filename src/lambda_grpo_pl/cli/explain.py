@@ -12,14 +12,22 @@ from lambda_grpo_pl.training.config import PRECISIONS
 
 ALLOWED = {"trainer.precision": f"one of {', '.join(PRECISIONS)}"}
 """Keys that take fewer values than their type says."""
-CLASSES = ("trainer.callbacks", "trainer.logger", "trainer.strategy", "trainer.plugins", "trainer.profiler")
-"""Keys whose values name classes."""
+CLASSES = {
+    "trainer.callbacks": "lightning.pytorch.callbacks.LearningRateMonitor",
+    "trainer.logger": "lightning.pytorch.loggers.TensorBoardLogger",
+    "trainer.strategy": "lightning.pytorch.strategies.DDPStrategy",
+    "trainer.plugins": "lightning.pytorch.plugins.io.AsyncCheckpointIO",
+    "trainer.profiler": "lightning.pytorch.profilers.SimpleProfiler",
+}
+"""Keys whose values name classes, with an example."""
 MAX_LISTED = 12
 
 _KEY = re.compile(r'Parser key "([\w.]+)"')
 _VALUE = re.compile(r"Given value: (?P<given>.*)\Z|Got value: (?P<got>[^\n]*)", re.DOTALL)
 _NESTED = re.compile(r"NestedArg\(key='([\w.]+)', val=(.*)\)", re.DOTALL)
 _UNKNOWN = re.compile(r"[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'")
+_OF_THE_PARSER = re.compile("Expected |Does not |Not a valid |a class path |a dict |Problem with |Unable to ")
+"""What jsonargparse itself says of a value that is of another type."""
 _CLASS = re.compile(r"Problem with given class_path '([^']+)':\s*([^\n]*)")
 
 
@@ -53,6 +61,14 @@ def explain(message: str, keys: Mapping[str, Key], arguments: Sequence[str]) -> 
     if key:
         return _explain_value(key, message, keys, arguments)
     return f"{' '.join(message.split()).rstrip('.')}. `lambda-grpo fit --help` lists the sections of the configuration."
+
+
+def unwrap(message: str) -> str:
+    """Return what a section refused, out of jsonargparse's list of everything that a value might have been instead."""
+    if "Union subtypes" not in message:
+        return message
+    reasons = [line for line in re.findall(r"^\s*- (.+)$", message, re.MULTILINE) if not _OF_THE_PARSER.match(line)]
+    return reasons[0] if reasons else message
 
 
 def suggest_key(name: str, keys: Mapping[str, Key]) -> str:
@@ -97,9 +113,16 @@ def _explain_value(key: str, message: str, keys: Mapping[str, Key], arguments: S
         value = nested[2].strip("'\"")
     if key not in keys:
         return f"{_place(key, arguments)}: {' '.join(message.split())}."
+    if value == "None" and not locate_key(key, arguments):
+        return (
+            f"{key} is not set: set it, or start from a configuration that does, such as --config preset:lambda; "
+            f"`lambda-grpo fit --help {key}` explains it."
+        )
     expected = ALLOWED.get(key) or describe_type(keys[key].type)
+    if key in CLASSES:
+        expected = f"a class such as {CLASSES[key]}, a list of classes, or false"
     quotes = " (in a shell, put quotes around a value with spaces or brackets)" if value[:1] in "[{" and value else ""
-    shown = value if len(value) <= 80 else f"{value[:80]}…"
+    shown = "null" if value == "None" else value if len(value) <= 80 else f"{value[:80]}…"
     return (
         f"{_place(key, arguments)} is {shown or 'empty'}, but must be {expected}{quotes}; "
         f"`lambda-grpo fit --help {key}` explains it."

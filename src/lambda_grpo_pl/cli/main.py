@@ -11,6 +11,7 @@ exception keeps its traceback.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +30,11 @@ from lambda_grpo_pl.callbacks.order import SECTIONS
 from lambda_grpo_pl.callbacks.run_config import RunConfig
 from lambda_grpo_pl.cli.checks import check_machine, check_plan, check_seed, check_shares
 from lambda_grpo_pl.cli.defaults import add_default_callbacks
-from lambda_grpo_pl.cli.explain import ParserError, explain
+from lambda_grpo_pl.cli.explain import ParserError, explain, unwrap
 from lambda_grpo_pl.cli.help import describe_keys, topic
 from lambda_grpo_pl.cli.keys import list_keys
 from lambda_grpo_pl.cli.planned_run import strategy_name
+from lambda_grpo_pl.cli.presets import name_presets
 from lambda_grpo_pl.cli.resume import check_checkpoint_path, choose_checkpoint, convert_checkpoint
 from lambda_grpo_pl.cli.resume_settings import check_same_settings, find_run_config
 from lambda_grpo_pl.data.module import PromptDataModule
@@ -93,6 +95,7 @@ class LambdaGRPOCLI(LightningCLI):
         Raises `UserError` with key, file and remedy for what does not fit.
         """
         words = _list_words(args)
+        self.save_config_kwargs = {"command": shlex.join(["lambda-grpo", *name_presets(words)])}
         # Without subcommands, where code builds a run that it does not start, there is one parser.
         parsers: dict[str, LightningArgumentParser] = getattr(self, "_subcommand_parsers", {})
         used = parsers.get(words[0] if words else "fit", parsers.get("fit", parser))
@@ -119,7 +122,7 @@ class LambdaGRPOCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except BAD_SETTINGS as error:
-            raise UserError(str(error)) from error
+            raise UserError(unwrap(str(error))) from error
 
     @override
     def before_instantiate_classes(self) -> None:

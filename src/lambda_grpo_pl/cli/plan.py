@@ -13,8 +13,10 @@ import torch
 from typing_extensions import override
 
 from lambda_grpo_pl.cli.checks import check_lengths, check_plan
-from lambda_grpo_pl.cli.main import LambdaGRPOCLI, build
+from lambda_grpo_pl.cli.explain import unwrap
+from lambda_grpo_pl.cli.main import BAD_SETTINGS, LambdaGRPOCLI, build
 from lambda_grpo_pl.cli.planned_run import devices_per_node, planned_run
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.planning.bfloat16 import warn_about_bfloat16
 from lambda_grpo_pl.planning.gpus import GIB, Gpu, find_gpu
 from lambda_grpo_pl.planning.memory import needs_bfloat16, plan_memory
@@ -48,7 +50,10 @@ class PlanCLI(LambdaGRPOCLI):
         config.trainer.logger, config.trainer.callbacks, config.trainer.strategy = False, None, "auto"
         whole = self.config.clone()
         whole[self.subcommand] = config
-        self.parts = self.parser.instantiate_classes(whole)[self.subcommand]
+        try:
+            self.parts = self.parser.instantiate_classes(whole)[self.subcommand]
+        except BAD_SETTINGS as error:
+            raise UserError(unwrap(str(error))) from error
 
     @override
     def after_instantiate_classes(self) -> None:
@@ -100,7 +105,9 @@ def report_on(config: Any, parts: Any, gpu_name: str | None, num_gpus: int | Non
 
 def _memory(name: str | None, on_gpu: bool, num_ranks: int) -> Gpu | None:
     """Return what the run should fit: the GPU of that name, else this machine's, if it has what the run trains on."""
-    if on_gpu and name is not None:
+    if name is not None and not on_gpu:
+        raise UserError(f"--gpu is {name}, but trainer.accelerator is cpu: leave one of them out.")
+    if name is not None:
         return find_gpu(name)
     if on_gpu:
         if not torch.cuda.is_available():

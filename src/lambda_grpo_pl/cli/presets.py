@@ -61,6 +61,18 @@ def resolve_presets(arguments: Sequence[str]) -> list[str]:
     return words
 
 
+def name_presets(arguments: Sequence[str]) -> list[str]:
+    """Return arguments with the files of the package as `preset:NAME`: the reverse of `resolve_presets`."""
+    files = {
+        str(path.resolve()): f"{PREFIX}{path.relative_to(FOLDER).with_suffix('')}" for path in FOLDER.rglob("*.yaml")
+    }
+    named = []
+    for word in arguments:
+        option, equals, value = word.rpartition("=")
+        named.append(f"{option}{equals}{files.get(value, value)}")
+    return named
+
+
 def main(arguments: Sequence[str]) -> int:
     """Copy all configurations to a folder: `lambda-grpo init DIR`. Raises `UserError` if it holds any."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
