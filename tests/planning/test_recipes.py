@@ -90,6 +90,6 @@ def test_a_plan_builds_no_trainer_and_makes_no_model(in_root: None, monkeypatch:
     made: list[str] = []
     monkeypatch.setattr("lambda_grpo_pl.builtin.models.make_base_model", lambda *given: made.append("model"))
     monkeypatch.setattr(PlanCLI, "instantiate_trainer", lambda *given, **more: made.append("trainer"))
-    report = planned(monkeypatch, [*BASE, "--trainer.accelerator", "cpu"], "h100", 1)
+    report = planned(monkeypatch, [*BASE, "--trainer.accelerator", "gpu"], "h100", 1)
     assert report.plan.size.total == 250_368
     assert made == []
