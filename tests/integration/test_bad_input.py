@@ -63,6 +63,7 @@ def rows(tmp_path: Path) -> Callable[..., str]:
         (["--trainer.devices", "3"], "3 ranks.*set it to a multiple of 3"),
         (["--trainer.precision", "bf16-true"], "bf16-true.*set it to bf16-mixed"),
         (["--trainer.accelerator", "warp"], "trainer.accelerator is warp: use one of auto, gpu, .*cpu"),
+        (["--trainer.strategy", "dpp"], "trainer.strategy is dpp: use auto .*ddp"),
         (["--rollout.sampling.num_samples", "1"], "num_samples is 1.*set it to 2 or more"),
         (["--rollout.sampling.temperature", "0"], "temperature is 0.*set it to 1.0"),
         (["--model.preference.family", "quadratic"], "quadratic.*power_softmax"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
 
 from lambda_grpo_pl.callbacks.agreement import check_group
 from lambda_grpo_pl.callbacks.resampling import check_heldout
@@ -73,6 +74,12 @@ def _check_trainer(trainer: Any) -> None:
     accelerators = ("auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators()))
     if isinstance(trainer.accelerator, str) and trainer.accelerator not in accelerators:
         raise UserError(f"trainer.accelerator is {trainer.accelerator}: use one of {', '.join(accelerators)}.")
+    strategies = ("auto", *StrategyRegistry.available_strategies())
+    if isinstance(trainer.strategy, str) and trainer.strategy not in strategies:
+        raise UserError(
+            f"trainer.strategy is {trainer.strategy}: use auto (one device), ddp, or ModelParallelStrategy (FSDP2, see "
+            "configs/strategy/fsdp2.yaml)."
+        )
     if trainer.accumulate_grad_batches != 1:
         raise UserError(
             f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}: leave it at 1. A rollout is always "
