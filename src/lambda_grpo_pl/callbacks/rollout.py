@@ -20,6 +20,7 @@ from lambda_grpo_pl.rollout.policy_sampler import PolicySampler
 from lambda_grpo_pl.rollout.run_context import RunContext
 from lambda_grpo_pl.sampling import (
     DEFAULT_CONTEXT,
+    RecoverySettings,
     Sampler,
     SamplerName,
     SamplingSettings,
@@ -50,6 +51,7 @@ class RolloutCallback(EngineOwner):
         sampling: SamplingSettings = SamplingSettings(num_samples=8),
         engine: VllmSettings = VllmSettings(),
         server: ServerSettings = ServerSettings(),
+        recovery: RecoverySettings = RecoverySettings(),
         seed: int = 0,
         sync_tolerance: float | None = None,
     ) -> None:
@@ -61,6 +63,7 @@ class RolloutCallback(EngineOwner):
             sampling: How training samples. `num_samples` is the group size G, `max_tokens` the response limit.
             engine: Memory and kernels of vLLM.
             server: Addresses of vLLM servers, and the folder through which they get weights.
+            recovery: How often a sampler that fails is started again, and when it counts as hanging.
             seed: Seed of all sampling. Linked to seed_everything.
             sync_tolerance: Largest gap (nats) that the self-test accepts between the log-probabilities of sampler and
                 policy: of any token if both compute in float32 (null: 1e-3), else of the mean over the probe (null:
@@ -70,6 +73,7 @@ class RolloutCallback(EngineOwner):
         self.sampling = sampling
         self.vllm = engine
         self.server = server
+        self.recovery = recovery
         self.seed = seed
         self.sync_tolerance = sync_tolerance
         self.sampler: Sampler | None = None
@@ -98,7 +102,7 @@ class RolloutCallback(EngineOwner):
             trainer_dtype=torch.float32 if float32 else torch.bfloat16,
         )
         suites = find_callback(trainer, RewardCallback).suites
-        sampler = PolicySampler(run, self.sampler_name, self.vllm, self.sampler, self.server)
+        sampler = PolicySampler(run, self.sampler_name, self.vllm, self.sampler, self.server, self.recovery)
         self.rollout_engine = RolloutEngine(run, self.sampling, suites, sampler)
 
     @override

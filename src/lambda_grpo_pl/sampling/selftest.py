@@ -42,6 +42,30 @@ class ProbedSampler(Protocol):
         ...
 
 
+class RememberedLogprobs:
+    """A policy's log-probabilities (`PolicyLogprobs`) that are computed once, and given again after `rewind`.
+
+    So an engine can be proven later, when the policy has moved on or the other ranks are elsewhere.
+    """
+
+    def __init__(self, policy_logprobs: PolicyLogprobs) -> None:
+        """Ask `policy_logprobs` when something is asked for the first time."""
+        self._ask = policy_logprobs
+        self._answers: list[list[list[float]]] = []
+        self._position = 0
+
+    def rewind(self) -> None:
+        """Let the next calls return the first answers again."""
+        self._position = 0
+
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return the next answer."""
+        if self._position == len(self._answers):
+            self._answers.append(self._ask(sequences))
+        self._position += 1
+        return self._answers[self._position - 1]
+
+
 class SyncError(RuntimeError):
     """The engine's log-probabilities are not the policy's."""
 

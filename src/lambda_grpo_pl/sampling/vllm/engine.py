@@ -161,13 +161,15 @@ class VllmEngine:
             self._awake = False
 
     def close(self) -> None:
-        """Free the engine's memory."""
-        if self._shares_process_group:
-            self._llm.llm_engine.model_executor.shutdown()
-        else:
-            self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
-        gc.collect()
+        """Free the engine's memory; closing twice does no harm."""
+        if self._llm is None:
+            return
+        engine, self._llm = self._llm.llm_engine, None
+        try:
+            (engine.model_executor if self._shares_process_group else engine.engine_core).shutdown()
+        finally:
+            del engine
+            gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -1,0 +1,89 @@
+"""A run whose sampler dies, hangs or returns what cannot be: it goes on, and ends as if nothing had happened."""
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lambda_grpo_pl.batch import Completions
+from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.replay.store import RolloutStore
+from lambda_grpo_pl.sampling import SamplerProcess
+from tests.integration.runs import run
+
+NUM_STEPS = 5
+OPTIONS = [
+    "--trainer.callbacks=null",
+    f"--trainer.max_steps={NUM_STEPS}",
+    "--trainer.val_check_interval=2",
+    "--data.val=[{split: test, limit: 4}]",
+    "--reward.functions=[{name: tests.integration.runs.digit_share}]",
+    "--model.preference.lr=5.0",
+    "--one_step_off.enabled=true",
+    "--model.objective.surrogate.is_correction=truncate",
+    "--rollout.recovery.backoff_s=0",
+]
+Begin = Callable[..., Future[Completions]]
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, *faults: tuple[int, str]) -> None:
+    """Let the sampler process fail right after it was asked for a rollout or an evaluation, at calls from 1."""
+    original: Begin = SamplerProcess.begin
+    planned, calls = dict(faults), []
+
+    def begin(self: SamplerProcess, prompts: Any, settings: Any, seed: int, on_group: Any = None) -> Any:
+        calls.append(seed)
+        fault = planned.get(len(calls), "")
+
+        def hear(number: int, group: Completions) -> None:
+            if fault == "NaN" and number == 1:
+                group = group._replace(logprobs=group.logprobs * float("nan"))
+            on_group(number, group)
+
+        future = original(self, prompts, settings, seed, hear)
+        if fault in ("SIGKILL", "SIGSTOP"):
+            os.kill(self.pid, signal.Signals[fault])
+        return future
+
+    monkeypatch.setattr(SamplerProcess, "begin", begin)
+
+
+def fingerprint(folder: Path, state: dict[str, torch.Tensor]) -> list[Any]:
+    """What was sampled, and what became of it."""
+    rollouts = [RolloutStore(folder / "rollouts").read(number).batch for number in range(NUM_STEPS)]
+    return [*(rollout.sampled().ids.tolist() for rollout in rollouts), *(value.tolist() for value in state.values())]
+
+
+def test_a_run_whose_sampler_dies_hangs_and_lies_is_the_undisturbed_one(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Calls 1 to 3 are rollouts 0 to 2, then comes an evaluation."""
+    whole = run("fit", policy, tmp_path / "whole", *OPTIONS)
+    plant(monkeypatch, (2, "SIGKILL"), (5, "SIGSTOP"), (7, "NaN"))
+    with caplog.at_level(logging.WARNING):
+        hurt = run("fit", policy, tmp_path / "hurt", *OPTIONS, "--rollout.recovery.timeout_s=2")
+    for reason in ("killed by signal 9", "gave no sign for 2 s", "not finite"):
+        assert sum("The sampler failed" in message and reason in message for message in caplog.messages) == 1
+    expected = fingerprint(tmp_path / "whole", whole.model.state_dict())
+    assert fingerprint(tmp_path / "hurt", hurt.model.state_dict()) == expected
+    scores = [path.read_text() for path in sorted((tmp_path / "whole" / "evaluation").rglob("scores.json"))]
+    assert (
+        [path.read_text() for path in sorted((tmp_path / "hurt" / "evaluation").rglob("scores.json"))] == scores != []
+    )
+
+
+def test_a_sampler_that_keeps_dying_ends_the_run_in_one_sentence(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, *((call, "SIGKILL") for call in range(2, 9)))
+    with pytest.raises(
+        UserError, match=r"failed 2 times in a row.*signal 9.*--resume.*rollout\.recovery\.max_restarts"
+    ):
+        run("fit", policy, tmp_path, *OPTIONS, "--rollout.recovery.max_restarts=1")
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
