@@ -1,5 +1,6 @@
-"""A run whose sampler dies, hangs or returns what cannot be: it goes on, and ends as if nothing had happened."""
+"""A run whose sampler dies, hangs or returns what cannot be goes on; one whose disk fills up ends in a sentence."""
 
+import errno
 import logging
 import os
 import signal
@@ -12,10 +13,12 @@ import pytest
 import torch
 
 from lambda_grpo_pl.batch import Completions
+from lambda_grpo_pl.cli import entry
+from lambda_grpo_pl.cli.resume import newest_checkpoint
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.replay.store import RolloutStore
 from lambda_grpo_pl.sampling import SamplerProcess
-from tests.integration.runs import run
+from tests.integration.runs import arguments, run
 
 NUM_STEPS = 5
 OPTIONS = [
@@ -87,3 +90,23 @@ def test_a_sampler_that_keeps_dying_ends_the_run_in_one_sentence(
     ):
         run("fit", policy, tmp_path, *OPTIONS, "--rollout.recovery.max_restarts=1")
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_one_sentence_and_leaves_a_checkpoint(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The third rollout cannot be recorded; whatever file is too much, the end is the same."""
+    write, written = RolloutStore.write, []
+
+    def fill_up(self: RolloutStore, record: Any) -> Any:
+        written.append(record)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self.folder))
+        return write(self, record)
+
+    monkeypatch.setattr(RolloutStore, "write", fill_up)
+    options = [option for option in OPTIONS if "one_step_off" not in option]
+    monkeypatch.setattr("sys.argv", ["lambda-grpo", *arguments("fit", policy, tmp_path, *options)])
+    assert entry.main() == 2
+    assert "lambda-grpo: The disk is full" in capsys.readouterr().err
+    assert newest_checkpoint(tmp_path) is not None

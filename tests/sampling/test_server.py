@@ -199,6 +199,7 @@ def test_a_server_that_takes_no_weights_is_explained(policy: Any, servers: list[
         ({"urls": None}, r"rollout\.server\.urls names no server"),
         ({"weights_dir": None}, r"rollout\.server\.weights_dir is not set"),
         ({"urls": ["127.0.0.1:8000"]}, "write it as http://HOST:PORT"),
+        ({"urls": ["http://me:word@127.0.0.1:8000"]}, "a user or password.*api_key_env"),
         ({"urls": ["http://8.8.8.8:8000"]}, "ignore the API key"),
         ({"urls": ["http://gpu.example.com:8000"]}, "ignore the API key"),
         ({"concurrent_groups": 0}, r"rollout\.server\.concurrent_groups"),
