@@ -73,6 +73,7 @@ def test_a_run_whose_sampler_dies_hangs_and_lies_is_the_undisturbed_one(
         hurt = run("fit", policy, tmp_path / "hurt", *OPTIONS, "--rollout.recovery.timeout_s=2")
     for reason in ("killed by signal 9", "gave no sign for 2 s", "not finite"):
         assert sum("The sampler failed" in message and reason in message for message in caplog.messages) == 1
+    assert hurt.trainer.callback_metrics["sampler/restarts"] == 3
     expected = fingerprint(tmp_path / "whole", whole.model.state_dict())
     assert fingerprint(tmp_path / "hurt", hurt.model.state_dict()) == expected
     scores = [path.read_text() for path in sorted((tmp_path / "whole" / "evaluation").rglob("scores.json"))]

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -293,6 +294,13 @@ def test_new_weights_wait_for_what_was_begun_with_the_old_ones() -> None:
     order: list[str] = []
 
     class Slow(FaultyProcess):
+        def begin(self, *arguments):  # type: ignore[no-untyped-def]
+            if "restart" in order:
+                return super().begin(*arguments)
+            future: Future[Completions] = Future()
+            threading.Timer(0.2, future.set_exception, [RuntimeError("died")]).start()
+            return future
+
         def restart(self) -> None:
             order.append("restart")
             super().restart()
@@ -301,7 +309,7 @@ def test_new_weights_wait_for_what_was_begun_with_the_old_ones() -> None:
             order.append("sync")
             return super().sync(policy)
 
-    engine = make_engine(Slow("engine died"))
+    engine = make_engine(Slow())
     engine.begin(RolloutBatch(PROMPTS, index=1))
     engine.sync(OneWeight(-2.0), version=1)
     assert order == ["sync", "restart", "sync"]

@@ -89,7 +89,7 @@ def test_greedy_responses_are_drawn_once_and_repeated(servers: list[FakeServer],
         assert torch.equal(rows[0], rows[1])
 
 
-@pytest.mark.parametrize("fault", ["dies", "500", "nan", "short", "fewer", "hangs"])
+@pytest.mark.parametrize("fault", ["dies", "500", "nan", "short", "fewer", "malformed", "hangs"])
 def test_what_a_failing_server_had_is_sampled_by_another_with_the_same_seeds(
     fault: str,
     policy: Any,

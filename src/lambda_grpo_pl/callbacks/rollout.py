@@ -117,6 +117,8 @@ class RolloutCallback(EngineOwner):
             version = rollouts.sample_batch(batch)
             batch.to(pl_module.device)
         pl_module.log("sampler/staleness", float(trainer.global_step - version))
+        num_restarts = float(rollouts.sampler.calls.recovery.num_restarts)
+        pl_module.log("sampler/restarts", num_restarts, sync_dist=True, reduce_fx="sum")
         self._log(pl_module, batch.sampled())
 
     @override

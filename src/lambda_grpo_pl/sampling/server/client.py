@@ -92,8 +92,8 @@ class Server:
                 "seed": seed,
             },
         )
-        choices = sorted(reply["choices"], key=lambda choice: choice["index"])
         try:
+            choices = sorted(reply["choices"], key=lambda choice: choice["index"])
             group = pad_responses(
                 [choice["token_ids"] for choice in choices],
                 [choice["logprobs"]["token_logprobs"] for choice in choices],
@@ -103,6 +103,8 @@ class Server:
             check_completions(group, settings.num_samples, settings.max_tokens)
         except InvalidSampleError as error:
             raise ServerError(f"{self.url} cannot be trusted. {error}") from error
+        except (KeyError, TypeError, ValueError) as error:  # JSON of another kind
+            raise ServerError(f"{self.url} did not answer with responses ({type(error).__name__}: {error}).") from error
         return group
 
     def probe(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
