@@ -121,8 +121,8 @@ def test_another_method_at_a_checkpoint_does_what_its_own_run_from_there_does(
 
 @pytest.mark.slow
 def test_twenty_steps_of_the_demo_are_given_again_to_the_last_digit(tmp_path: Path) -> None:
-    """The built-in model and task of `make demo`, with the correlation rule."""
-    configs = [f"--config={ROOT}/configs/{name}.yaml" for name in ("base", "preference/correlation", "demo")]
+    """The built-in model and task of `make demo`, with a λ that learns."""
+    configs = [f"--config={ROOT}/configs/{name}.yaml" for name in ("base", "preference/lambda", "demo")]
     options = [
         f"--trainer.default_root_dir={tmp_path / 'run'}",
         "--trainer.max_steps=22",
