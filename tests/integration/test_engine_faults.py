@@ -1,4 +1,4 @@
-"""A run whose sampler dies, hangs or returns what cannot be goes on; one whose disk fills up ends in a sentence."""
+"""A run whose sampler dies, hangs or returns invalid responses goes on; one whose disk is full ends in a sentence."""
 
 import errno
 import logging
@@ -71,7 +71,7 @@ def test_a_run_whose_sampler_dies_hangs_and_lies_is_the_undisturbed_one(
     plant(monkeypatch, (2, "SIGKILL"), (5, "SIGSTOP"), (7, "NaN"))
     with caplog.at_level(logging.WARNING):
         hurt = run("fit", policy, tmp_path / "hurt", *OPTIONS, "--rollout.recovery.timeout_s=2")
-    for reason in ("killed by signal 9", "gave no sign for 2 s", "not finite"):
+    for reason in ("killed by signal 9", "sent nothing for 2 s", "not finite"):
         assert sum("The sampler failed" in message and reason in message for message in caplog.messages) == 1
     assert hurt.trainer.callback_metrics["sampler/restarts"] == 3
     expected = fingerprint(tmp_path / "whole", whole.model.state_dict())

@@ -172,7 +172,9 @@ def test_a_process_that_dies_or_hangs_is_replaced_by_one_with_the_same_weights(s
     expected, scores, pid = sampler.generate(prompts, SETTINGS, 5), sampler.probe(SEQUENCES), sampler.pid
     future = sampler.begin(random_prompts([3] * 64), SETTINGS, 5, kill_at_first(sampler, signum))
     message = (
-        "was killed by signal 9" if signum == signal.SIGKILL else r"no sign for 1\.5 s .rollout\.recovery\.timeout_s"
+        "was killed by signal 9"
+        if signum == signal.SIGKILL
+        else r"sent nothing for 1\.5 s .rollout\.recovery\.timeout_s"
     )
     with pytest.raises(RuntimeError, match=message):
         future.result(60)

@@ -63,7 +63,7 @@ class RolloutCallback(EngineOwner):
             sampling: How training samples. `num_samples` is the group size G, `max_tokens` the response limit.
             engine: Memory and kernels of vLLM.
             server: Addresses of vLLM servers, and the folder through which they get weights.
-            recovery: How often a sampler that fails is started again, and when it counts as hanging.
+            recovery: How often a sampler that fails is restarted, and when it counts as hanging.
             seed: Seed of all sampling. Linked to seed_everything.
             sync_tolerance: Largest gap (nats) that the self-test accepts between the log-probabilities of sampler and
                 policy: of any token if both compute in float32 (null: 1e-3), else of the mean over the probe (null:

@@ -1,4 +1,4 @@
-"""Calls of a sampler that survive its failures: it is started again, proven again, and asked again."""
+"""Calls of a sampler that survive its failures: it is restarted, tested again, and called again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 class SelfTest(NamedTuple):
-    """What proves that a sampler has the policy's weights; the policy is asked once, the sampler as often as needed."""
+    """Checks that a sampler has the policy's weights: the policy scores once, the sampler as often as needed."""
 
     probe: SyncProbe
     policy_logprobs: RememberedLogprobs
@@ -42,15 +42,15 @@ class SelfTest(NamedTuple):
 
 
 class RecoveredCalls:
-    """Calls that are repeated after a failure; a failure changes no sample (`SamplingCall`).
+    """Calls that are repeated after a failure, which changes no sample (`SamplingCall`).
 
-    A sampler that computes with the policy itself has nothing to restart: its errors are raised as they are, and what
-    is not finite in its samples is the policy's own.
+    A sampler that computes with the policy itself has nothing to restart: its errors are raised unchanged, and values
+    that are not finite come from the policy.
 
     Attributes:
-        recovery: How often a sampler that fails is started again, and how often it was.
+        recovery: How often a sampler that fails is restarted, and how often it was.
         sampler: What samples; None before the start and after the end.
-        self_test: The proof of the weights that the sampler has now, to be repeated after a restart.
+        self_test: The test of the sampler's present weights, repeated after a restart.
     """
 
     def __init__(self, recovery: Recovery, pad_token_id: int, sampler: Sampler | None) -> None:
@@ -100,7 +100,7 @@ class RecoveredCalls:
         return self._ahead
 
     def settle(self) -> None:
-        """Wait for what was begun: to be repeated it would need the sampler, and the weights that it has now."""
+        """Wait for a call that was begun, which may have to be repeated with the present sampler and weights."""
         if self._ahead is not None:
             wait([self._ahead])
             self._ahead = None
@@ -125,7 +125,7 @@ class RecoveredCalls:
 
 
 def _run_in_background(work: Callable[[], Result]) -> Future[Result]:
-    """Return the future result of `work`, done by a thread that does not keep the process from ending."""
+    """Return the future result of `work`, which runs in a thread that does not keep the process alive."""
     future: Future[Result] = Future()
 
     def run() -> None:

@@ -74,7 +74,7 @@ def read_responses(tokenizer: Tokenizer, completions: Completions, stops: Sequen
 def decode_response(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
     """Return tokens as text without special tokens, which any file can hold.
 
-    A question mark replaces half of a surrogate pair, which some tokenizers make of single bytes.
+    A question mark replaces half of a surrogate pair.
     """
     text = str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
     return text.encode("utf-8", "replace").decode()

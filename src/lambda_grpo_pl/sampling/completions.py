@@ -1,4 +1,4 @@
-"""Completions made from rows and from groups, and the check that they can be what was requested."""
+"""Building completions from rows and from groups, and checking that an engine returned what was requested."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGEST_LOGPROB = 1e-3
 
 
 class InvalidSampleError(RuntimeError):
-    """An engine returned something that cannot be what was requested."""
+    """An engine returned invalid responses."""
 
 
 def pad_responses(
@@ -48,7 +48,7 @@ def pad_responses(
 
 
 def join_groups(groups: Sequence[Completions], pad_token_id: int) -> Completions:
-    """Put groups one below the other, padded to the longest response of all."""
+    """Concatenate groups, padded to the longest response of all."""
     longest = max(int(group.lengths.max()) for group in groups)
 
     def fit(group: Completions) -> Completions:
@@ -80,7 +80,7 @@ def check_shapes(completions: Completions, num_responses: int, max_tokens: int) 
 
 
 def check_completions(completions: Completions, num_responses: int, max_tokens: int) -> None:
-    """Raise `InvalidSampleError` unless these can be N responses of 1 to `max_tokens` tokens that were sampled."""
+    """Raise `InvalidSampleError` unless these are N responses of 1 to `max_tokens` tokens with valid values."""
     check_shapes(completions, num_responses, max_tokens)
     ids, lengths, _, logprobs = completions
     inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]

@@ -1,8 +1,7 @@
-"""What happens when an engine dies, hangs, runs out of memory or returns what cannot be: `rollout.recovery`.
+"""What happens when an engine dies, hangs, runs out of memory or returns invalid responses: `rollout.recovery`.
 
-The engine is started again with the weights it had, proven again, and asked for the same samples with the same seed.
-Seeds make the samples a function of weights and prompts, so a run that lost its engine trains on what it would have
-trained on.
+The engine is restarted with the weights that it had, passes the same self-test, and samples again with the same seed.
+Samples are a function of weights, prompts and seed, so a failure does not change what the run trains on.
 """
 
 from __future__ import annotations
@@ -28,11 +27,10 @@ Result = TypeVar("Result")
 
 @dataclass(kw_only=True)
 class RecoverySettings:
-    """How patient a run is with a sampler that fails. Servers have settings of their own (`rollout.server`)."""
+    """How a run handles a sampler that fails. Servers have separate settings (`rollout.server`)."""
 
     max_restarts: int = 3
-    """Times in a row that vLLM, or a sampler in a separate process, is started again after a failure; then the run
-    ends."""
+    """Restarts in a row of vLLM, or of a sampler in a separate process, after which the next failure ends the run."""
     timeout_s: float = 3600.0
     """Seconds without a finished group after which a sampler in a separate process counts as hanging and is killed.
     Set it above the time that the longest response takes."""
@@ -54,7 +52,7 @@ def backoff_seconds(attempt: int, first_s: float = 1.0) -> float:
 
 
 class Recovery:
-    """Repeats what an engine did not finish.
+    """Repeats calls that an engine did not complete.
 
     Attributes:
         num_restarts: How many restarts there were so far.
@@ -71,9 +69,9 @@ class Recovery:
         """Return what `attempt` returns, after as many restarts as the settings allow.
 
         Args:
-            attempt: What the engine is asked to do.
+            attempt: The call to the engine.
             restart: Called before each repetition. If it fails, that counts as a failure too.
-            is_fault: Whether an exception is the engine's fault; another one is raised.
+            is_fault: Whether the engine caused an exception; others are raised.
 
         Raises:
             UserError: If the engine failed once more than the settings allow.
@@ -88,34 +86,34 @@ class Recovery:
                 return attempt()
             except (UserError, SyncError):
                 raise
-            except Exception as error:
+            except Exception as error:  # engines raise anything
                 if not is_fault(error):
                     raise
                 num_failures += 1
                 self._wait(num_failures, error)
 
     def _wait(self, num_failures: int, error: Exception) -> None:
-        """Wait before the next restart. Raises `UserError` if there is none left."""
+        """Wait before the next restart. Raises `UserError` after the last one."""
         reason = f"{type(error).__name__}: {error}".rstrip(".: ")
         if num_failures > self.settings.max_restarts:
             raise UserError(
-                f"The sampler failed {num_failures} times in a row, the last time with {reason}. Correct the cause and "
-                "continue this run with --resume, or raise rollout.recovery.max_restarts if the cause may pass."
+                f"The sampler failed {num_failures} times in a row, the last time with {reason}. Fix the cause and "
+                "continue this run with --resume, or raise rollout.recovery.max_restarts if the cause is temporary."
             ) from error
         seconds = backoff_seconds(num_failures, self.settings.backoff_s)
-        log.warning("The sampler failed: %s. Starting it again in %g s, with the same weights.", reason, seconds)
+        log.warning("The sampler failed: %s. Restarting it in %g s with the same weights.", reason, seconds)
         time.sleep(seconds)
 
 
 class SamplingCall:
     """One call of `Sampler.generate` over all its attempts: each group reaches the listener once.
 
-    A group that had ended before the engine failed stays as it was, since rewards may have judged it. The others come
-    from the repetition, which samples the whole call with the same seed: what rounding a row gets depends on the rows
-    beside it, and this way it is the same as without the failure.
+    A group that ended before the engine failed is kept, since rewards may have judged it. The others come from the
+    repetition, which samples the whole call with the same seed: the rounding of a row depends on the other rows of its
+    batch, so only the whole batch gives the same samples as without the failure.
 
     Attributes:
-        listener_error: What the listener raised; it is not the engine's fault.
+        listener_error: What the listener raised, which the engine did not cause.
     """
 
     def __init__(
@@ -144,7 +142,7 @@ class SamplingCall:
                 raise
 
     def keep(self) -> None:
-        """Keep the groups that have ended so far, before the call is repeated."""
+        """Keep the groups that have ended so far; called before the call is repeated."""
         self._kept = dict(self._heard)
 
     def finish(self, completions: Completions) -> Completions:

@@ -3,8 +3,8 @@
 In the trainer's process a sampler competes for one interpreter, one random state and one CUDA stream. In a separate
 process it shares only the weights, which the trainer writes into memory that both map. Jobs run one after another, in
 the order they were requested, so a sync never overlaps a generation. The samples are, bit for bit, those of the same
-sampler in this process with the same number of threads. The weights outlive the process: if it dies or hangs, a new one
-reads them from the same memory.
+sampler in this process with the same number of threads. The weights outlive the process: a new
+one, after a failure, reads them from the same memory.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class SamplerProcess:
         for name, weight in policy_weights(policy, changed_only, self._merge):
             self._weights[name].copy_(weight)
             sent.append(name)
-        self._source = policy  # all ranks have gathered: what fails from here on is mended by `restart` alone
+        self._source = policy  # all ranks have gathered: after a failure from here on, `restart` is enough
         report = self._load(sent, expected, is_new=not changed_only)
         self.last_sync = report._replace(seconds=time.perf_counter() - start)
         return self.last_sync

@@ -1,4 +1,4 @@
-"""The trainer's end of a worker process: requests out, results and groups in, and an eye on whether it still works."""
+"""The trainer's end of a worker process: sends requests, receives results, and kills a process that hangs."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class WorkerConnection:
     def __init__(self, memory: int, environment: Mapping[str, str], timeout_s: float | None) -> None:
         """Start a process that inherits the descriptor `memory`.
 
-        A process that has a request and gives no sign for `timeout_s` seconds is killed; None waits forever. The first
-        request may take any time: it builds an engine.
+        A process with unanswered requests that sends nothing for `timeout_s` seconds is killed; None waits forever.
+        The first request, which builds an engine, may take any time.
         """
         self._timeout_s, self._hangs, self._is_built = timeout_s, False, False
-        self._last_sign = time.monotonic()
+        self._last_message = time.monotonic()
         self._numbers = count()
         self._jobs: dict[int, _Job] = {}
         self._connection, worker_end = Pipe()
@@ -69,7 +69,7 @@ class WorkerConnection:
         """
         number, job = next(self._numbers), _Job(Future(), on_group)
         if not self._jobs:
-            self._last_sign = time.monotonic()
+            self._last_message = time.monotonic()
         self._jobs[number] = job
         try:
             self._connection.send_bytes(pickle.dumps((number, method, arguments)))
@@ -96,17 +96,17 @@ class WorkerConnection:
             while True:
                 self._await_message()
                 number, kind, value = pickle.loads(self._connection.recv_bytes())
-                self._last_sign, self._is_built = time.monotonic(), True
+                self._last_message, self._is_built = time.monotonic(), True
                 self._dispatch(number, kind, value)
         except (EOFError, OSError):
             self._fail_jobs()
 
     def _await_message(self) -> None:
-        """Return when there is something to receive; kill a process that has been busy for too long without a sign."""
+        """Return when there is something to receive; kill a process that was busy and silent for too long."""
         if self._timeout_s is None:
             return
         while not self._connection.poll(self._timeout_s / _NUM_LOOKS):
-            is_due = time.monotonic() - self._last_sign > self._timeout_s
+            is_due = time.monotonic() - self._last_message > self._timeout_s
             if self._is_built and self._jobs and is_due:
                 self._hangs = True
                 self._process.kill()
@@ -166,7 +166,7 @@ def _local_rank() -> int:
 
 
 def _describe_hang(timeout_s: float | None) -> str:
-    return f"The sampler process gave no sign for {timeout_s:g} s (rollout.recovery.timeout_s), and was killed."
+    return f"The sampler process sent nothing for {timeout_s:g} s (rollout.recovery.timeout_s) and was killed."
 
 
 def _describe_exit(status: int) -> str:

@@ -102,9 +102,9 @@ class Server:
             )
             check_completions(group, settings.num_samples, settings.max_tokens)
         except InvalidSampleError as error:
-            raise ServerError(f"{self.url} cannot be trusted. {error}") from error
+            raise ServerError(f"{self.url}: {error}") from error
         except (KeyError, TypeError, ValueError) as error:  # JSON of another kind
-            raise ServerError(f"{self.url} did not answer with responses ({type(error).__name__}: {error}).") from error
+            raise ServerError(f"{self.url} did not return responses ({type(error).__name__}: {error}).") from error
         return group
 
     def probe(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:

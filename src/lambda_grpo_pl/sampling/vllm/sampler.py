@@ -78,18 +78,18 @@ class VllmSampler:
     def restart(self) -> None:
         """Build a new engine and copy all weights of the policy, as `RestartableSampler.restart` describes.
 
-        Raises `UserError` under several ranks: engines that share the trainer's process group start together.
+        Raises `UserError` under several ranks, whose engines share a process group and can only start together.
         """
         if is_distributed():
             raise UserError(
-                "vLLM failed inside the trainer's process, where it cannot start again under several ranks (the cause "
-                "is above): continue this run with --resume."
+                "vLLM failed in the trainer's process, where it cannot be restarted under several ranks (the cause is "
+                "above): continue this run with --resume."
             )
         assert self._source is not None, "sync first"
         try:
             self._engine.close()
-        except Exception as error:
-            log.debug("The engine that failed did not close: %s", error)
+        except Exception as error:  # after a failure, closing may raise anything
+            log.debug("Closing the failed engine: %s", error)
         self._engine = self._build()
         self.receive(policy_weights(self._source, merge=self._merge))
 
