@@ -14,6 +14,7 @@ import torch
 
 from lambda_grpo_pl.batch import Completions
 from lambda_grpo_pl.cli import entry
+from lambda_grpo_pl.cli.main import LambdaGRPOCLI
 from lambda_grpo_pl.cli.resume import newest_checkpoint
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.replay.store import RolloutStore
@@ -63,23 +64,38 @@ def fingerprint(folder: Path, state: dict[str, torch.Tensor]) -> list[Any]:
     return [*(rollout.sampled().ids.tolist() for rollout in rollouts), *(value.tolist() for value in state.values())]
 
 
-def test_a_run_whose_sampler_dies_hangs_and_lies_is_the_undisturbed_one(
-    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.fixture(scope="module")
+def whole(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> LambdaGRPOCLI:
+    return run("fit", policy, tmp_path_factory.mktemp("whole"), *OPTIONS)
+
+
+SAID = {"SIGKILL": "killed by signal 9", "SIGSTOP": "sent nothing for 2 s", "NaN": "not finite"}
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [[(2, "SIGKILL")], pytest.param([(2, "SIGKILL"), (5, "SIGSTOP"), (7, "NaN")], marks=pytest.mark.slow)],
+    ids=["dies", "dies, hangs and lies"],
+)
+def test_a_run_whose_sampler_fails_is_the_undisturbed_one(
+    whole: LambdaGRPOCLI,
+    policy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    faults: list[tuple[int, str]],
 ) -> None:
     """Calls 1 to 3 are rollouts 0 to 2, then comes an evaluation."""
-    whole = run("fit", policy, tmp_path / "whole", *OPTIONS)
-    plant(monkeypatch, (2, "SIGKILL"), (5, "SIGSTOP"), (7, "NaN"))
+    plant(monkeypatch, *faults)
     with caplog.at_level(logging.WARNING):
-        hurt = run("fit", policy, tmp_path / "hurt", *OPTIONS, "--rollout.recovery.timeout_s=2")
-    for reason in ("killed by signal 9", "sent nothing for 2 s", "not finite"):
-        assert sum("The sampler failed" in message and reason in message for message in caplog.messages) == 1
-    assert hurt.trainer.callback_metrics["sampler/restarts"] == 3
-    expected = fingerprint(tmp_path / "whole", whole.model.state_dict())
-    assert fingerprint(tmp_path / "hurt", hurt.model.state_dict()) == expected
-    scores = [path.read_text() for path in sorted((tmp_path / "whole" / "evaluation").rglob("scores.json"))]
-    assert (
-        [path.read_text() for path in sorted((tmp_path / "hurt" / "evaluation").rglob("scores.json"))] == scores != []
-    )
+        hurt = run("fit", policy, tmp_path, *OPTIONS, "--rollout.recovery.timeout_s=2")
+    for _, fault in faults:
+        assert sum("The sampler failed" in message and SAID[fault] in message for message in caplog.messages) == 1
+    assert hurt.trainer.callback_metrics["sampler/restarts"] == len(faults)
+    folder = Path(whole.trainer.default_root_dir)
+    assert fingerprint(tmp_path, hurt.model.state_dict()) == fingerprint(folder, whole.model.state_dict())
+    scores = [path.read_text() for path in sorted((folder / "evaluation").rglob("scores.json"))]
+    assert [path.read_text() for path in sorted((tmp_path / "evaluation").rglob("scores.json"))] == scores != []
 
 
 def test_a_sampler_that_keeps_dying_ends_the_run_in_one_sentence(
