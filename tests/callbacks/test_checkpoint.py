@@ -1,10 +1,13 @@
 """Checkpoints are on the disk and whole before they have their name, and the one before goes only then."""
 
+import errno
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,6 +153,71 @@ def test_a_full_disk_leaves_both_checkpoints_and_is_not_tried_again(tmp_path: Pa
     folder = tmp_path / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["last.ckpt", "previous.ckpt"]
     assert [step_of(folder / name) for name in ("last.ckpt", "previous.ckpt")] == [2, 1]
+
+
+class RanksMeet:
+    """What two ranks, here threads, use of a strategy; a rank that waits alone for five seconds fails."""
+
+    def __init__(self) -> None:
+        self._meeting = threading.Barrier(2, timeout=5)
+        self._said: dict[int, Any] = {}
+
+    def of_rank(self, rank: int) -> Any:
+        def broadcast(value: Any) -> Any:
+            self._said[rank] = value
+            self._meeting.wait()
+            said = self._said[0]
+            self._meeting.wait()
+            return said
+
+        return SimpleNamespace(barrier=self._meeting.wait, broadcast=broadcast)
+
+
+class RankTrainer(Trainer):
+    """One of two ranks; the first one writes, and then all meet, as in Lightning's `save_checkpoint`."""
+
+    world_size = 2
+
+    def __init__(self, root: Path, rank: int, ranks: RanksMeet) -> None:
+        super().__init__(root)
+        self.global_rank, self.is_global_zero, self.strategy = rank, rank == 0, ranks.of_rank(rank)
+        self.disk_is_full = False
+
+    def save_checkpoint(self, path: Path, weights_only: bool = False) -> None:
+        if self.disk_is_full:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        if self.is_global_zero:
+            super().save_checkpoint(path)
+        self.strategy.barrier()
+
+
+@pytest.mark.parametrize("full", [{0}, {0, 1}], ids=["the first rank's", "both"])
+def test_two_ranks_learn_together_that_a_disk_is_full(tmp_path: Path, full: set[int]) -> None:
+    """With sharded weights each rank writes, and torch tells all ranks of one that cannot."""
+    ranks = RanksMeet()
+    trainers = [RankTrainer(tmp_path, rank, ranks) for rank in range(2)]
+    callbacks = [LatestCheckpoint(), LatestCheckpoint()]
+
+    def save(rank: int) -> str:
+        try:
+            save_steps(callbacks[rank], trainers[rank], trainers[rank].global_step + 1)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(save, range(2))) == ["", ""]
+        for rank in full:
+            trainers[rank].disk_is_full = True
+        said = list(pool.map(save, range(2)))
+        assert "The disk is full" in said[0]
+        assert "The disk is full" in said[1] if 1 in full else "first rank could not write" in said[1]
+        assert all(callback._failed for callback in callbacks)
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+        for trainer in trainers:
+            trainer.disk_is_full = False
+        assert list(pool.map(save, range(2))) == ["", ""]
+    assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 3
 
 
 def test_resuming_prefers_what_this_callback_wrote(tmp_path: Path) -> None:

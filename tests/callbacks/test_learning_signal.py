@@ -1,5 +1,6 @@
 """A run that learns nothing says so, once, with what to do."""
 
+import csv
 import warnings
 from pathlib import Path
 
@@ -128,6 +129,20 @@ def test_an_isolated_reward_that_always_fails_ends_the_run(policy: Path, tmp_pat
         pytest.raises(UserError, match="last 3 rollouts"),
     ):
         run("fit", policy, tmp_path, *options, reward)
+
+
+def test_a_run_goes_on_through_a_storm_of_hangs_and_counts_them(policy: Path, tmp_path: Path) -> None:
+    """16 answers, of which four hang at a time, for 0.3 s each: 1.2 s a step, and two steps are no reason to end."""
+    options = ["--trainer.callbacks=null", "--trainer.max_steps=2", "--trainer.val_check_interval=1000"]
+    reward = "--reward.functions=[{name: tests.failing_reward.always_hangs, isolated: true}]"
+    logger = f"[{{class_path: lambda_grpo_pl.callbacks.RunCSVLogger, init_args: {{save_dir: {tmp_path}}}}}]"
+    pool = ["--reward.pool.timeout_s=0.3", "--reward.pool.num_workers=4", f"--trainer.logger={logger}"]
+    with pytest.warns(UserWarning, match="All verdicts of a rollout"):
+        run("fit", policy, tmp_path, *options, reward, *pool)
+    with (tmp_path / "csv" / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["reward/mean"]]
+    assert [float(row["reward/verifier_failed"]) for row in rows] == [1.0, 1.0]
+    assert float(rows[1]["time/score"]) < 4 * (0.3 + 0.5)  # the first also starts the workers
 
 
 def test_an_evaluation_whose_verdicts_all_failed_says_so(policy: Path, tmp_path: Path) -> None:

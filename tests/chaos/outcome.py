@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from lambda_grpo_pl.callbacks.checkpoint_io import SHARED_STATE
 
 TIMES = ("time/", "train/tokens_per_second")
 NOT_COMPARED = {
@@ -34,7 +38,14 @@ def differences(expected: Path, result: Path) -> list[str]:
 
 def _state(run: Path) -> Any:
     """The final state: weights, both optimizers, the data's position, what callbacks and loops remember."""
-    return torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
+    last = run / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        return torch.load(last, map_location="cpu", weights_only=True)
+    shared = torch.load(last / SHARED_STATE, map_location="cpu", weights_only=True)
+    with tempfile.TemporaryDirectory() as folder:
+        joined = Path(folder) / "joined.pt"
+        dcp_to_torch_save(last, joined)
+        return {"shared": shared, "sharded": torch.load(joined, map_location="cpu", weights_only=True)}
 
 
 def _unequal(a: Any, b: Any, place: str) -> list[str]:

@@ -7,11 +7,13 @@ import pandas
 import pytest
 import torch
 
-from lambda_grpo_pl.cli.main import LambdaGRPOCLI
+from lambda_grpo_pl.callbacks.checkpoint import METHOD
+from lambda_grpo_pl.callbacks.checkpoint_io import DurableCheckpointIO
+from lambda_grpo_pl.cli.main import LambdaGRPOCLI, build
 from lambda_grpo_pl.cli.replay import main as replay
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.replay.store import RolloutStore
-from tests.integration.runs import run
+from tests.integration.runs import ROOT, run
 
 NUM_STEPS = 22
 OPTIONS = [
@@ -93,6 +95,50 @@ def test_another_method_does_what_its_own_run_does(
     assert norm["grpo"] != norm["replayed"] == norm["recorded"]
     assert grpo.model.method_name == "grpo"
     assert "grpo" in capsys.readouterr().out
+
+
+def test_another_method_at_a_checkpoint_does_what_its_own_run_from_there_does(
+    whole: LambdaGRPOCLI, policy: Path, tmp_path: Path
+) -> None:
+    """A GRPO run that is given the state after rollout 16, with optimizer and schedule, samples the same rollout 16."""
+    folder = Path(whole.trainer.default_root_dir)
+    state = torch.load(folder / "checkpoints" / "previous.ckpt", weights_only=True)
+    assert state["PromptDataModule"]["position"]["num_batches"] == 16
+    state[METHOD] = "grpo"
+    start = tmp_path / "start" / "checkpoints" / "last.ckpt"
+    DurableCheckpointIO().save_checkpoint(state, start)
+    options = [*OPTIONS, f"--trainer.max_steps={NUM_STEPS}", "--trainer.limit_train_batches=17"]
+    run("fit", policy, tmp_path / "grpo", *options, f"--ckpt_path={start}", method="grpo")
+    expected, ours = (RolloutStore(path / "rollouts").read(16) for path in (tmp_path / "grpo", folder))
+    assert torch.equal(ours.batch.sampled().ids, expected.batch.sampled().ids)
+    rows = replayed(folder, tmp_path, "--step", "17", "--model.preference.family", "grpo")
+    assert {row["metric"]: row["grpo"] for row in rows} == {
+        row["metric"]: repr(expected.facts.metrics.get(row["metric"])) for row in rows
+    }
+    norm = next(row for row in rows if row["metric"] == "policy/gradient_norm")
+    assert norm["grpo"] != norm["replayed"] == norm["recorded"]
+
+
+@pytest.mark.slow
+def test_twenty_steps_of_the_demo_are_given_again_to_the_last_digit(tmp_path: Path) -> None:
+    """The built-in model and task of `make demo`, with a λ that learns."""
+    configs = [f"--config={ROOT}/configs/{name}.yaml" for name in ("base", "preference/lambda", "demo")]
+    options = [
+        f"--trainer.default_root_dir={tmp_path / 'run'}",
+        "--trainer.max_steps=22",
+        "--trainer.val_check_interval=1000",
+        "--trainer.num_sanity_val_steps=0",
+        "--trainer.logger=false",
+        "--trainer.enable_progress_bar=false",
+        "--checkpoint.every=8",
+        "--table.every=0",
+    ]
+    build(["fit", *configs, *options])
+    rows = replayed(tmp_path / "run", tmp_path, "--step", "2", "--to", "21")
+    assert len({row["update"] for row in rows}) == 20
+    assert all(row["recorded"] == row["replayed"] for row in rows)
+    for metric in ("policy/loss", "policy/gradient_norm", "preference/lambda"):
+        assert len({row["recorded"] for row in rows if row["metric"] == metric}) > 10, metric
 
 
 @pytest.mark.parametrize("method", ["lambda", "dr_grpo"])

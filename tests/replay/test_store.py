@@ -1,6 +1,7 @@
 """A rollout that was written is read again tensor for tensor; the folder stays within its bounds."""
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.replay.learning import find_start
 from lambda_grpo_pl.replay.record import COLUMNS, Facts, RolloutRecord
 from lambda_grpo_pl.replay.store import RolloutStore
+from tests.callbacks.test_checkpoint import full_disk
 from tests.scored import scored_batch
 
 AWKWARD = "\ud800 broken \x00\x1b[31m <|im_end|> <script>"
@@ -138,6 +140,21 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     assert store.list_facts() == []
     with pytest.raises(UserError, match=r"rollout-000000-rank0\.parquet cannot be read"):
         store.read(0)
+
+
+def test_a_full_disk_leaves_the_rollouts_before_and_no_piece(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path)
+    store.write(record_of(0))
+    big = record_of(1)
+    big.batch.prompts = big.batch.prompts._replace(
+        examples=tuple(example | {"answer": os.urandom(200_000).hex()} for example in big.batch.prompts.examples)
+    )
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        store.write(big)
+    assert os.listdir(tmp_path) == ["rollout-000000-rank0.parquet"]
+    assert store.read(0).facts.rollout == 0
+    store.write(big)
+    assert store.read(1).facts.rollout == 1
 
 
 def test_the_nearest_state_that_can_be_reached_is_taken(tmp_path: Path) -> None:

@@ -48,6 +48,19 @@ def test_a_hang_is_killed_at_its_timeout_and_the_others_do_not_wait_for_it(pool)
     assert 0.5 <= time.monotonic() - start < 3.0
 
 
+@pytest.mark.parametrize("num_workers", [1, 4])
+def test_a_storm_ends_within_the_stated_bound(num_workers):
+    """docs/verifier.md: N answers that hang take ⌈N / workers⌉ times the time-out, plus the workers' replacement."""
+    pool = VerifierPool(PoolConfig(timeout_s=0.3, num_workers=num_workers), {0: faulty_rewards.obey})
+    run(pool, [0] * num_workers)  # workers are up
+    num_calls, start = 3 * num_workers, time.monotonic()
+    assert run(pool, ["hang deaf"] * num_calls) == [None] * num_calls
+    replacement = 0.5  # milliseconds on an idle machine
+    assert 3 * 0.3 <= time.monotonic() - start < 3 * (0.3 + replacement)
+    assert run(pool, [1, 2]) == [1, 2]
+    pool.close()
+
+
 def test_faults_in_a_row_do_not_end_the_pool(pool):
     assert run(pool, ["crash"] * 20 + [7]) == [None] * 20 + [7]
 

@@ -17,7 +17,7 @@ from lambda_grpo_pl.rollout.engine import RolloutEngine
 from lambda_grpo_pl.rollout.policy_sampler import PolicySampler
 from lambda_grpo_pl.rollout.run_context import RunContext
 from lambda_grpo_pl.rollout.scoring import RewardSuites
-from lambda_grpo_pl.sampling import OnGroup, SamplerProcess, SamplingSettings, SyncReport
+from lambda_grpo_pl.sampling import OnGroup, RecoverySettings, SamplerProcess, SamplingSettings, SyncReport
 
 TOKENIZER = character_tokenizer()
 
@@ -105,14 +105,21 @@ class OneWeight:
 
 
 def make_engine(
-    sampler: ScriptedSampler, *, stops: tuple[str, ...] = (), synced: bool = True, name: str = f"{__name__}.is_gold"
+    sampler: ScriptedSampler,
+    *,
+    stops: tuple[str, ...] = (),
+    synced: bool = True,
+    name: str = f"{__name__}.is_gold",
+    recovery: RecoverySettings = RecoverySettings(),
 ) -> RolloutEngine:
     """An engine that samples two responses to each prompt and judges them with one reward."""
     pool = PoolConfig(num_workers=1)
     run = RunContext(tokenizer=TOKENIZER, stops=stops, seed=3, rank=1, sync_tolerance=1e-3)
     suites = RewardSuites(RewardSuite([RewardSpec(name=name)], pool), pool)
     settings = SamplingSettings(num_samples=2, max_tokens=16)
-    engine = RolloutEngine(run, settings, suites, PolicySampler(run, "transformers", sampler=sampler))  # type: ignore[arg-type]
+    engine = RolloutEngine(
+        run, settings, suites, PolicySampler(run, "transformers", sampler=sampler, recovery=recovery)
+    )  # type: ignore[arg-type]
     if synced:
         engine.sync(OneWeight(), version=0)
     return engine

@@ -9,7 +9,7 @@ import torch
 
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.rewards import JudgingAhead, PoolConfig, RewardSpec, RewardSuite
-from lambda_grpo_pl.rollout import policy_sampler, responses, scoring
+from lambda_grpo_pl.rollout import policy_sampler, recovery, responses, scoring
 from lambda_grpo_pl.rollout.engine import RolloutAhead
 from lambda_grpo_pl.rollout.policy_sampler import PolicySampler, SamplerPlacement, eos_token_ids
 from lambda_grpo_pl.rollout.run_context import sampling_seed, train_key
@@ -109,7 +109,7 @@ def test_the_proof_fits_the_types_and_the_engines_context_and_a_window_is_proven
     """Transformers computes in the trainer's type, vLLM in its own; a window works alike with all weights."""
     engine, planned = make_engine(ScriptedSampler()), []
     monkeypatch.setattr(policy_sampler, "plan_probe", lambda **fields: planned.append(fields) or ())
-    monkeypatch.setattr(policy_sampler, "check_sync", lambda *_: 0.25)
+    monkeypatch.setattr(recovery, "check_sync", lambda *_: 0.25)
     monkeypatch.setattr(policy_sampler, "context_switch", lambda config: config.window)
     monkeypatch.setattr(policy_sampler, "uses_vllm", lambda name: name == "vllm")
     policy = OneWeight()
@@ -127,9 +127,9 @@ def test_the_proof_fits_the_types_and_the_engines_context_and_a_window_is_proven
     }
     assert planned == [first, first | {"window": None}]
     policy.causal_lm.config.max_position_embeddings = 50
-    sampler.prove(policy)
+    sampler.sync(policy, 2)
     del policy.causal_lm.config.max_position_embeddings
-    PolicySampler(engine.run, name, VllmSettings(), ScriptedSampler()).prove(policy)
+    PolicySampler(engine.run, name, VllmSettings(), ScriptedSampler()).sync(policy, 0)
     assert [plan["max_length"] for plan in planned[2:]] == [49, 4095], "a model that does not say has 4096 positions"
 
 
@@ -154,7 +154,7 @@ def test_the_sampler_is_built_from_policy_and_tokenizer(monkeypatch):
             built.append((self.fields, None))
             return ScriptedSampler()
 
-    def process(builder, num_threads, device):
+    def process(builder, num_threads, device, timeout_s):
         built.append((builder.fields, (num_threads, device)))
         return ScriptedSampler()
 

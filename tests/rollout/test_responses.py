@@ -1,6 +1,6 @@
 """A response ends at the first stop string, wherever its tokens lie."""
 
-from lambda_grpo_pl.rollout.responses import apply_stops, read_responses, with_stops
+from lambda_grpo_pl.rollout.responses import apply_stops, decode_response, read_responses, with_stops
 from lambda_grpo_pl.sampling import SamplingSettings
 from tests.rollout.fakes import TOKENIZER, encode
 
@@ -76,3 +76,9 @@ def test_stops_that_are_one_token_end_the_sampling_itself():
     assert [TOKENIZER.decode([token]) for token in ends[1:]] == ["\n", "<eos>"]
     assert ends[0] == 7
     assert with_stops(settings, TOKENIZER, ["STOP"]) == settings
+
+
+def test_half_of_a_surrogate_pair_becomes_a_character_that_a_file_can_hold():
+    broken = type("Broken", (), {"decode": lambda self, ids, skip_special_tokens=False: "a\ud800b😀"})()
+    assert decode_response(broken, [1]) == "a?b😀"
+    assert read_responses(broken, encode("1")).texts == ["a?b😀"]

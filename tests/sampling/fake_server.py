@@ -81,6 +81,8 @@ class FakeServer:
             choices[0]["logprobs"]["token_logprobs"] = []
         if self.fault == "fewer":
             choices.pop()
+        if self.fault == "malformed":
+            choices = [{"index": 0, "token_ids": ["a"]}]
         return {"choices": choices[::-1]}
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

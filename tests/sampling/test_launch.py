@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling import VllmSettings, runs_remote_code
-from lambda_grpo_pl.sampling.process.client import worker_environment
+from lambda_grpo_pl.sampling.process.connection import worker_environment
 from lambda_grpo_pl.sampling.vllm import launch
 from lambda_grpo_pl.sampling.vllm.compat import LAUNCH_VARIABLES, process_unchanged
 

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from lambda_grpo_pl.batch import Completions
 from lambda_grpo_pl.sampling import (
     SamplerBuilder,
     SamplerProcess,
@@ -23,7 +24,7 @@ from lambda_grpo_pl.sampling import (
     policy_weights,
     probe_sequences,
 )
-from lambda_grpo_pl.sampling.process.client import worker_environment
+from lambda_grpo_pl.sampling.process.connection import worker_environment
 
 from .parts import EOS, PAD, VOCAB, check_groups_are_heard, random_prompts, tiny_policy
 
@@ -136,14 +137,68 @@ def test_a_process_that_is_killed_says_so():
     policy = tiny_policy(tied=True)
     sampler = SamplerProcess(builder("transformers", policy))
     sampler.sync(policy)
-    os.kill(sampler._process.pid, signal.SIGSTOP)
+    os.kill(sampler.pid, signal.SIGSTOP)
     future = sampler.begin(random_prompts([3]), SETTINGS, 0)
-    os.kill(sampler._process.pid, signal.SIGKILL)
+    os.kill(sampler.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"process was killed by signal 9.*ran out of memory"):
         future.result(60)
     with pytest.raises(RuntimeError, match="was killed by signal 9"):
         sampler.probe(SEQUENCES)
     sampler.close()
+    sampler.close()
+
+
+def kill_at_first(sampler: SamplerProcess, signum: int) -> Callable[[int, Completions], None]:
+    """A listener that sends a signal when the first group has ended, in the middle of the others."""
+
+    def hear(number: int, group: Completions) -> None:
+        if not hear.done:
+            hear.done = True
+            os.kill(sampler.pid, signum)
+
+    hear.done = False
+    return hear
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_dies_or_hangs_is_replaced_by_one_with_the_same_weights(signum):
+    """Two syncs, of which the second writes over the first; a stopped process is found by the clock and killed."""
+    policy, prompts = tiny_policy(tied=True), random_prompts([3, 9, 5, 7])
+    sampler = SamplerProcess(builder("transformers", policy), timeout_s=1.5)
+    sampler.sync(policy)
+    with torch.no_grad():
+        next(policy.parameters()).add_(0.3)
+    sampler.sync(policy)
+    expected, scores, pid = sampler.generate(prompts, SETTINGS, 5), sampler.probe(SEQUENCES), sampler.pid
+    future = sampler.begin(random_prompts([3] * 64), SETTINGS, 5, kill_at_first(sampler, signum))
+    message = (
+        "was killed by signal 9"
+        if signum == signal.SIGKILL
+        else r"sent nothing for 1\.5 s .rollout\.recovery\.timeout_s"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        future.result(60)
+    sampler.restart()
+    assert sampler.pid != pid
+    assert sampler.probe(SEQUENCES) == scores
+    assert sampler.last_sync.missing == ()
+    assert all(torch.equal(a, b) for a, b in zip(sampler.generate(prompts, SETTINGS, 5), expected, strict=True))
+    with torch.no_grad():
+        next(policy.parameters()).add_(0.3)
+    sampler.sync(policy)
+    assert sampler.probe(SEQUENCES) != scores
+    sampler.close()
+    with pytest.raises(RuntimeError, match="has been closed"):
+        sampler.restart()
+
+
+def test_an_idle_process_does_not_hang(monkeypatch):
+    """The clock runs while there is something to do."""
+    policy = tiny_policy(tied=True)
+    sampler = SamplerProcess(builder("transformers", policy), timeout_s=0.4)
+    sampler.sync(policy)
+    time.sleep(1.2)
+    assert len(sampler.probe(SEQUENCES)) == len(SEQUENCES)
     sampler.close()
 
 
@@ -154,7 +209,7 @@ policy = tiny_policy(tied=True)
 sampler = SamplerProcess(builder("transformers", policy))
 sampler.sync(policy)
 sampler.begin(random_prompts([3] * 64), SETTINGS, 0)
-print(sampler._process.pid, flush=True)
+print(sampler.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
 

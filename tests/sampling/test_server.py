@@ -89,7 +89,7 @@ def test_greedy_responses_are_drawn_once_and_repeated(servers: list[FakeServer],
         assert torch.equal(rows[0], rows[1])
 
 
-@pytest.mark.parametrize("fault", ["dies", "500", "nan", "short", "fewer", "hangs"])
+@pytest.mark.parametrize("fault", ["dies", "500", "nan", "short", "fewer", "malformed", "hangs"])
 def test_what_a_failing_server_had_is_sampled_by_another_with_the_same_seeds(
     fault: str,
     policy: Any,
@@ -199,6 +199,7 @@ def test_a_server_that_takes_no_weights_is_explained(policy: Any, servers: list[
         ({"urls": None}, r"rollout\.server\.urls names no server"),
         ({"weights_dir": None}, r"rollout\.server\.weights_dir is not set"),
         ({"urls": ["127.0.0.1:8000"]}, "write it as http://HOST:PORT"),
+        ({"urls": ["http://me:word@127.0.0.1:8000"]}, "a user or password.*api_key_env"),
         ({"urls": ["http://8.8.8.8:8000"]}, "ignore the API key"),
         ({"urls": ["http://gpu.example.com:8000"]}, "ignore the API key"),
         ({"concurrent_groups": 0}, r"rollout\.server\.concurrent_groups"),

@@ -257,6 +257,41 @@ def test_a_listener_that_raises_leaves_the_engine_usable(engine, trained):
     assert all(torch.equal(a, b) for a, b in zip(before, engine.generate(prompts, settings, 3), strict=True))
 
 
+def test_an_engine_that_failed_is_replaced(engine, trained, monkeypatch):
+    """It dies in the middle of a call, and does not even close; the new one samples and scores what it would have."""
+    engine.sync(trained)
+    step_randomly(trained)
+    engine.sync(trained)
+    prompts, settings = random_prompts([3, 9, 5, 7]), SamplingSettings(max_tokens=30, num_samples=2)
+    expected, scores = engine.generate(prompts, settings, 3), engine.probe(SEQUENCES)
+    dead = engine._engine._llm.llm_engine
+    step, steps = dead.step, []
+
+    def die():
+        steps.append(1)
+        if len(steps) == 5:
+            raise RuntimeError("EngineCore encountered an issue")
+        return step()
+
+    def not_close(*_):
+        raise AssertionError("it is dead")
+
+    monkeypatch.setattr(dead, "step", die)
+    monkeypatch.setattr(dead.engine_core, "shutdown", not_close)
+    with pytest.raises(RuntimeError, match="EngineCore"):
+        engine.generate(prompts, settings, 3)
+    monkeypatch.setattr(vllm_sampler, "is_distributed", lambda: True)
+    with pytest.raises(UserError, match=r"several ranks.*--resume"):
+        engine.restart()
+    monkeypatch.setattr(vllm_sampler, "is_distributed", lambda: False)
+    before = process_state()
+    engine.restart()
+    assert process_state() == before
+    assert engine._engine._llm.llm_engine is not dead
+    assert engine.probe(SEQUENCES) == scores
+    assert all(torch.equal(a, b) for a, b in zip(expected, engine.generate(prompts, settings, 3), strict=True))
+
+
 def test_frequencies_of_the_first_token_match_the_policy(engine, trained):
     engine.sync(trained)
     num_draws = 2000

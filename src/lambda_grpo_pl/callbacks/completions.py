@@ -14,6 +14,7 @@ from typing_extensions import override
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.context import datamodule
 from lambda_grpo_pl.data.printable import show_controls
+from lambda_grpo_pl.rollout.responses import decode_response
 
 
 class ShownResponse(NamedTuple):
@@ -64,7 +65,7 @@ def select_responses(batch: RolloutBatch, tokenizer: Any, num_prompts: int) -> l
         best, worst = int(totals[number].argmax()), int(totals[number].argmin())
         for member in dict.fromkeys((best, worst)):
             row = number * batch.group_size + member
-            text = tokenizer.decode(completions.tokens(row), skip_special_tokens=True)
+            text = decode_response(tokenizer, completions.tokens(row))
             reward, tokens = round(float(rewards.total[row]), 3), int(completions.lengths[row])
             rows.append(ShownResponse(example["prompt"], text, str(example["answer"]), reward, tokens))
     return rows

@@ -82,6 +82,9 @@ METRICS: dict[str, Metric] = {
     "sampler/sync_gap": Metric("3 soundness", "largest gap in the self-test after a weight sync"),
     "sampler/importance_weight": Metric("3 soundness", "mean importance weight π_trainer / π_sampler of a token"),
     "sampler/staleness": Metric("3 soundness", "updates since the weights that sampled"),
+    "sampler/restarts": Metric(
+        "3 soundness", "restarts of failed samplers on all ranks, since the run started or resumed"
+    ),
     "reward/verifier_failed": Metric("3 soundness", "share of responses that the verifier could not judge"),
     "reward/no_answer": Metric("3 soundness", "share of responses without an answer to judge"),
     "train/tokens_per_second": Metric("4 speed", "response tokens per second, all phases", "tokens/s"),

@@ -39,13 +39,25 @@ class PreferenceMonitor(L.Callback):
             num_bins: Points per curve; each averages equally many responses.
         """
         self.curve_every, self.num_bins = curve_every, num_bins
+        self._has_started = False
 
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the run of each logger that waits for it."""
-        if not trainer.is_global_zero:
-            return
-        for logger in trainer.loggers:
+        """Start the loggers' runs, unless Lightning does not know yet whether the fit resumes (sharded weights)."""
+        self._has_started = False
+        if not trainer.strategy.restore_checkpoint_after_setup:
+            self._start_runs(trainer, pl_module)
+
+    @override
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the runs of the loggers before the first evaluation."""
+        self._start_runs(trainer, pl_module)
+
+    def _start_runs(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the run of each logger that waits for it, once per fit."""
+        loggers = [] if self._has_started or not trainer.is_global_zero else trainer.loggers
+        self._has_started = True
+        for logger in loggers:
             if isinstance(logger, RunLogger):
                 logger.start_run(describe_run(trainer, pl_module))
 
@@ -58,7 +70,10 @@ class PreferenceMonitor(L.Callback):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Drop the curves of updates that are still to come: another run's, or those after the checkpoint."""
+        """Start the runs of the loggers, and drop the curves of updates that are still to come: those after the
+        checkpoint, or of another run.
+        """
+        self._start_runs(trainer, pl_module)
         path = _curve_file(trainer)
         if trainer.is_global_zero and path.is_file():
             kept = rows_before(path, trainer.global_step + 1)

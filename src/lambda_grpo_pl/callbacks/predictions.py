@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
 from lambda_grpo_pl.callbacks.context import datamodule
+from lambda_grpo_pl.rollout.responses import decode_response
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -76,7 +77,7 @@ def describe_predictions(batch: RolloutBatch, tokenizer: Any) -> list[dict[str, 
     completions, size = batch.sampled(), batch.group_size
     tokens = [completions.tokens(row) for row in range(len(completions.lengths))]
     columns = {
-        "completions": tokenizer.batch_decode(tokens, skip_special_tokens=True),
+        "completions": [decode_response(tokenizer, row) for row in tokens],
         "lengths": completions.lengths.tolist(),
         "truncated": completions.truncated.tolist(),
     }

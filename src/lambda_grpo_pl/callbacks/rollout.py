@@ -20,6 +20,7 @@ from lambda_grpo_pl.rollout.policy_sampler import PolicySampler
 from lambda_grpo_pl.rollout.run_context import RunContext
 from lambda_grpo_pl.sampling import (
     DEFAULT_CONTEXT,
+    RecoverySettings,
     Sampler,
     SamplerName,
     SamplingSettings,
@@ -50,6 +51,7 @@ class RolloutCallback(EngineOwner):
         sampling: SamplingSettings = SamplingSettings(num_samples=8),
         engine: VllmSettings = VllmSettings(),
         server: ServerSettings = ServerSettings(),
+        recovery: RecoverySettings = RecoverySettings(),
         seed: int | None = None,
         sync_tolerance: float | None = None,
     ) -> None:
@@ -61,6 +63,7 @@ class RolloutCallback(EngineOwner):
             sampling: How training samples. `num_samples` is the group size G, `max_tokens` the response limit.
             engine: Memory and kernels of vLLM.
             server: Addresses of vLLM servers, and the folder through which they get weights.
+            recovery: How often a sampler that fails is restarted, and when it counts as hanging.
             seed: Seed of all sampling; null: that of the data. Linked to seed_everything.
             sync_tolerance: Largest gap (nats) that the self-test accepts between the log-probabilities of sampler and
                 policy: of any token if both compute in float32 (null: 1e-3), else of the mean over the probe (null:
@@ -70,6 +73,7 @@ class RolloutCallback(EngineOwner):
         self.sampling = sampling
         self.vllm = engine
         self.server = server
+        self.recovery = recovery
         self.seed = seed
         self.sync_tolerance = sync_tolerance
         self.sampler: Sampler | None = None
@@ -97,7 +101,7 @@ class RolloutCallback(EngineOwner):
             trainer_dtype=torch.float32 if float32 else torch.bfloat16,
         )
         suites = find_callback(trainer, RewardCallback).suites
-        sampler = PolicySampler(run, self.sampler_name, self.vllm, self.sampler, self.server)
+        sampler = PolicySampler(run, self.sampler_name, self.vllm, self.sampler, self.server, self.recovery)
         self.rollout_engine = RolloutEngine(run, self.sampling, suites, sampler)
 
     @override
@@ -112,6 +116,8 @@ class RolloutCallback(EngineOwner):
             version = rollouts.sample_batch(batch)
             batch.to(pl_module.device)
         pl_module.log("sampler/staleness", float(trainer.global_step - version))
+        num_restarts = float(rollouts.sampler.calls.recovery.num_restarts)
+        pl_module.log("sampler/restarts", num_restarts, sync_dist=True, reduce_fx="sum")
         self._log(pl_module, batch.sampled())
 
     @override

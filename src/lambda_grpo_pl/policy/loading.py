@@ -100,9 +100,22 @@ def load_reference(
 
 
 def _read_config(path: str, config: PolicyConfig) -> PretrainedConfig:
-    read: PretrainedConfig = AutoConfig.from_pretrained(
-        path, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
+    """Read a checkpoint's configuration. Raises `UserError` if that would fail or run the checkpoint's code."""
+    try:
+        read: PretrainedConfig = AutoConfig.from_pretrained(
+            path, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"model.policy.path is {config.path}, which comes with code that is not run by default: use a "
+                "model that transformers supports, or review the code and set model.policy.trust_remote_code to true."
+            ) from error
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise UserError(
+            f"model.policy.path is {config.path}, whose config.json cannot be read ({reason}): fix that file, or use "
+            "another model."
+        ) from error
     return read
 
 

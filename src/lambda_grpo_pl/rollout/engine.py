@@ -17,7 +17,7 @@ from lambda_grpo_pl.rollout.policy_sampler import PolicySampler
 from lambda_grpo_pl.rollout.responses import Responses, apply_stops, as_rewards, read_responses, with_stops
 from lambda_grpo_pl.rollout.run_context import Key, RunContext, SampledPolicy, sampling_seed, train_key
 from lambda_grpo_pl.rollout.scoring import ResponseScoring, RewardSuites
-from lambda_grpo_pl.sampling import SamplerProcess, SamplingSettings
+from lambda_grpo_pl.sampling import SamplingSettings
 
 
 class RolloutAhead(NamedTuple):
@@ -75,7 +75,7 @@ class RolloutEngine:
 
     def sample(self, prompts: Prompts, key: Key) -> Completions:
         """Sample with `sampling`, ended at the training prompts' stop strings; nothing is judged."""
-        completions = self.sampler.started.generate(prompts, self._settings(), self.seed(key))
+        completions = self.sampler.calls.generate(prompts, self._settings(), self.seed(key))
         if not self.run.stops:
             return completions
         return apply_stops(completions, read_responses(self.run.tokenizer, completions, self.run.stops))
@@ -86,7 +86,7 @@ class RolloutEngine:
         `score` with the same key collects the verdicts.
         """
         scoring = self._unscored[key] = self._scoring(prompts)
-        completions = self.sampler.started.generate(prompts, self._settings(), self.seed(key), scoring.take_group)
+        completions = self.sampler.calls.generate(prompts, self._settings(), self.seed(key), scoring.take_group)
         return apply_stops(completions, scoring.read(completions))
 
     def sample_batch(self, batch: RolloutBatch) -> int:
@@ -106,11 +106,9 @@ class RolloutEngine:
 
     def begin(self, batch: RolloutBatch) -> RolloutAhead:
         """Begin to sample a later training batch with the weights of the last sync, for `sample_batch`."""
-        sampler = self.sampler.started
-        assert isinstance(sampler, SamplerProcess), "set sampler.placement before the first sync"
         key = train_key(batch.index)
         scoring = self._unscored[key] = self._scoring(batch.prompts)
-        future = sampler.begin(batch.prompts, self._settings(), self.seed(key), scoring.take_group)
+        future = self.sampler.calls.begin(batch.prompts, self._settings(), self.seed(key), scoring.take_group)
         self._ahead[batch.index] = RolloutAhead(future, self.sampler.version)
         return self._ahead[batch.index]
 
@@ -162,7 +160,7 @@ class RolloutEngine:
         tokenizer = self.run.tokenizer
         scoring = ResponseScoring(self.suites.find(rewards), tokenizer, stops, prompts)
         settings = with_stops(sampling, tokenizer, stops)
-        completions = self.sampler.started.generate(prompts, settings, self.seed(key), scoring.take_group)
+        completions = self.sampler.calls.generate(prompts, settings, self.seed(key), scoring.take_group)
         responses = scoring.read(completions)
         return ScoredResponses(apply_stops(completions, responses), responses, scoring.score(completions))
 

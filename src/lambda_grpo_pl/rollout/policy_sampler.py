@@ -8,18 +8,21 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lambda_grpo_pl.rollout.recovery import RecoveredCalls, SelfTest
 from lambda_grpo_pl.rollout.responses import Tokenizer
 from lambda_grpo_pl.rollout.run_context import RunContext, SampledPolicy
 from lambda_grpo_pl.sampling import (
     DEFAULT_CONTEXT,
+    Recovery,
+    RecoverySettings,
+    RememberedLogprobs,
     Sampler,
     SamplerBuilder,
     SamplerName,
     SamplerProcess,
-    ServerSampler,
     ServerSettings,
+    SyncProbe,
     VllmSettings,
-    check_sync,
     context_switch,
     engine_settings,
     installed_vllm,
@@ -54,11 +57,12 @@ class PolicySampler:
     """Starts a sampler with the first sync, hands it the weights when they change, and proves that it has them.
 
     Attributes:
+        calls: What samples, with restarts where the sampler fails.
         name: Which sampler starts.
         placement: Set before the first sync to start it in a separate process; None for this process.
         vllm: How vLLM's engine is built, if it samples, here or on servers.
         server: Which servers sample, if `name` is `server`.
-        gap: What `prove` found after the last sync, in nats.
+        gap: What the self-test found after the last sync, in nats.
     """
 
     def __init__(
@@ -68,19 +72,20 @@ class PolicySampler:
         vllm: VllmSettings = VllmSettings(),
         sampler: Sampler | None = None,
         server: ServerSettings = ServerSettings(),
+        recovery: RecoverySettings = RecoverySettings(),
     ) -> None:
         """Keep the settings; a `sampler` given here is used instead of starting one."""
         self.name = name
         self.placement: SamplerPlacement | None = None
-        self._run, self.vllm, self.server, self._sampler = run, vllm, server, sampler
+        self._run, self.vllm, self.server = run, vllm, server
+        self.calls = RecoveredCalls(Recovery(recovery), run.tokenizer.pad_token_id, sampler)
         self._version: int | None = None
         self.gap = 0.0
 
     @property
     def started(self) -> Sampler:
         """The sampler, after the first sync."""
-        assert self._sampler is not None, "sync first"
-        return self._sampler
+        return self.calls.started
 
     @property
     def version(self) -> int:
@@ -122,7 +127,9 @@ class PolicySampler:
             context_length=self._run.context_length,
             trust_remote_code=runs_remote_code(policy.causal_lm),
         )
-        return builder.build() if self.placement is None else SamplerProcess(builder, *self.placement)
+        if self.placement is None:
+            return builder.build()
+        return SamplerProcess(builder, *self.placement, timeout_s=self.calls.recovery.settings.timeout_s)
 
     def sync(self, policy: SampledPolicy, version: int) -> float | None:
         """Give the sampler the policy's weights and prove that it has them; every rank calls it.
@@ -132,29 +139,34 @@ class PolicySampler:
             version: A number that changes whenever the weights do, such as the trainer's `global_step`.
 
         Returns:
-            The largest difference (nats) that `prove` found, or None if the sampler has this version already.
+            The largest difference (nats) that the self-test found, or None if the sampler has this version already.
 
         Raises:
             SyncError: If the sampler's log-probabilities are not the policy's.
         """
         if self.has(version):
             return None
-        if self._sampler is None:
-            self._sampler = self.start(policy)
-        self._sampler.sync(policy.model)
-        self.gap = self.prove(policy)
+        self.calls.settle()
+        if self.calls.sampler is None:
+            self.calls.sampler = self.start(policy)
+        self.calls.self_test = None
+        pending = [policy]
+
+        def hand_over() -> float:
+            while pending:  # after a failure, the restart has handed the weights over
+                self.started.sync(pending.pop().model)
+            if self.calls.self_test is None:  # once, however often the sampler fails: all ranks ask the policy together
+                self.calls.self_test = SelfTest(self._plan_probe(policy), RememberedLogprobs(policy.sequence_logprobs))
+            return self.calls.self_test.run(self.started)
+
+        self.gap = self.calls.run(hand_over)
         self._version = version
         return self.gap
 
-    def prove(self, policy: SampledPolicy) -> float:
-        """Compare the sampler's log-probabilities with the policy's, and return their gap in nats (`check_sync`).
-
-        Raises:
-            SyncError: If it exceeds the run's tolerance.
-        """
+    def _plan_probe(self, policy: SampledPolicy) -> SyncProbe:
         config, trainer_dtype = policy.causal_lm.config, self._run.trainer_dtype
         engine = engine_settings(self.name, self.vllm)
-        probe = plan_probe(
+        return plan_probe(
             vocab_size=len(self._run.tokenizer),
             engine_dtype=trainer_dtype if engine is None else engine.torch_dtype,
             trainer_dtype=trainer_dtype,
@@ -162,8 +174,6 @@ class PolicySampler:
             window=context_switch(config) if self._version is None else None,  # a window's effect never changes
             tolerance=self._run.sync_tolerance,
         )
-        engines = self.started.engines if isinstance(self.started, ServerSampler) else [self.started]
-        return max(check_sync(each, policy.sequence_logprobs, *probe) for each in engines)
 
     def _longest_probe(self, config: Any) -> int:
         positions = getattr(config, "max_position_embeddings", None) or DEFAULT_CONTEXT
@@ -171,12 +181,12 @@ class PolicySampler:
 
     def sleep(self) -> None:
         """Free memory that only sampling needs, until the sampler is used again."""
-        if self._sampler is not None:
-            self._sampler.sleep()
+        if self.calls.sampler is not None:
+            self.calls.sampler.sleep()
 
     def release(self) -> Sampler | None:
         """Return the sampler without closing it, for another run; this object has none afterwards."""
-        released, self._sampler, self._version = self._sampler, None, None
+        released, self.calls.sampler, self._version = self.calls.sampler, None, None
         return released
 
     def close(self) -> None:

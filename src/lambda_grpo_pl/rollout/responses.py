@@ -66,9 +66,18 @@ def read_responses(tokenizer: Tokenizer, completions: Completions, stops: Sequen
         num_kept = _tokens_to_stop(tokenizer, ids, stops)
         truncated[row] = truncated[row] and num_kept is None
         ids = ids[:num_kept]
-        texts.append(_before(str(tokenizer.decode(ids, skip_special_tokens=True)), stops))
+        texts.append(_before(decode_response(tokenizer, ids), stops))
         lengths.append(len(ids))
     return Responses(texts, lengths, truncated)
+
+
+def decode_response(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
+    """Return tokens as text without special tokens, which any file can hold.
+
+    A question mark replaces half of a surrogate pair.
+    """
+    text = str(tokenizer.decode(list(token_ids), skip_special_tokens=True))
+    return text.encode("utf-8", "replace").decode()
 
 
 def with_stops(settings: SamplingSettings, tokenizer: Tokenizer, stops: Sequence[str]) -> SamplingSettings:

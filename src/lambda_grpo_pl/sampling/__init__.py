@@ -1,11 +1,14 @@
 """Samplers: prompts → completions, with the weights of the last sync. vLLM is imported when its sampler is built."""
 
 from lambda_grpo_pl.sampling.adapters import AdapterPlan, plan_adapters
+from lambda_grpo_pl.sampling.completions import InvalidSampleError, check_shapes
 from lambda_grpo_pl.sampling.context import check_context
 from lambda_grpo_pl.sampling.factory import SamplerBuilder, SamplerName, engine_settings, runs_remote_code, uses_vllm
 from lambda_grpo_pl.sampling.process.client import SamplerProcess
-from lambda_grpo_pl.sampling.protocol import OnGroup, ReceivingSampler, Sampler, SyncReport
+from lambda_grpo_pl.sampling.protocol import OnGroup, ReceivingSampler, RestartableSampler, Sampler, SyncReport
+from lambda_grpo_pl.sampling.recovery import Recovery, RecoverySettings, SamplingCall
 from lambda_grpo_pl.sampling.selftest import (
+    RememberedLogprobs,
     SyncError,
     SyncProbe,
     check_sync,
@@ -25,12 +28,18 @@ from lambda_grpo_pl.sampling_settings import SamplingSettings
 __all__ = [
     "DEFAULT_CONTEXT",
     "AdapterPlan",
+    "InvalidSampleError",
     "OnGroup",
     "ReceivingSampler",
+    "Recovery",
+    "RecoverySettings",
+    "RememberedLogprobs",
+    "RestartableSampler",
     "Sampler",
     "SamplerBuilder",
     "SamplerName",
     "SamplerProcess",
+    "SamplingCall",
     "SamplingSettings",
     "ServerSampler",
     "ServerSettings",
@@ -41,6 +50,7 @@ __all__ = [
     "VllmSampler",
     "VllmSettings",
     "check_context",
+    "check_shapes",
     "check_sync",
     "context_switch",
     "engine_settings",

@@ -8,7 +8,7 @@ resumed run samples what the interrupted one would have.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -81,5 +81,17 @@ class ReceivingSampler(Sampler, Protocol):
         """Take over (name, unsharded tensor) pairs as `policy_weights` yields them.
 
         The report's `missing` names what of `expected` did not arrive; None expects every tensor of the sampler.
+        """
+        ...
+
+
+@runtime_checkable
+class RestartableSampler(Sampler, Protocol):
+    """A sampler whose engine can be replaced by a new one in the middle of a run."""
+
+    def restart(self) -> None:
+        """Start again after a failure, with the weights of the last `sync`. No other rank is involved.
+
+        Raises `UserError` if that is not possible here.
         """
         ...

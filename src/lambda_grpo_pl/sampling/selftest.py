@@ -42,6 +42,30 @@ class ProbedSampler(Protocol):
         ...
 
 
+class RememberedLogprobs:
+    """A policy's log-probabilities (`PolicyLogprobs`) that are computed once and returned again after `rewind`.
+
+    So an engine can be tested later, when the policy has changed or the other ranks are busy.
+    """
+
+    def __init__(self, policy_logprobs: PolicyLogprobs) -> None:
+        """Call `policy_logprobs` for what is not known yet."""
+        self._compute = policy_logprobs
+        self._results: list[list[list[float]]] = []
+        self._position = 0
+
+    def rewind(self) -> None:
+        """Let the next calls return the same results again, from the first one on."""
+        self._position = 0
+
+    def __call__(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return the next result."""
+        if self._position == len(self._results):
+            self._results.append(self._compute(sequences))
+        self._position += 1
+        return self._results[self._position - 1]
+
+
 class SyncError(RuntimeError):
     """The engine's log-probabilities are not the policy's."""
 

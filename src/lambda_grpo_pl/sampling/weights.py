@@ -17,6 +17,12 @@ _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 """What torch.compile and activation checkpointing add to the names of parameters."""
 
 
+def is_distributed() -> bool:
+    """Return whether this process is one of several ranks."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
 def base_model(policy: nn.Module) -> nn.Module:
     """Return the transformers model inside peft's wrapper, or the policy itself."""
     unwrap = getattr(policy, "get_base_model", None)

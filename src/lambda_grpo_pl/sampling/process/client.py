@@ -3,43 +3,28 @@
 In the trainer's process a sampler competes for one interpreter, one random state and one CUDA stream. In a separate
 process it shares only the weights, which the trainer writes into memory that both map. Jobs run one after another, in
 the order they were requested, so a sync never overlaps a generation. The samples are, bit for bit, those of the same
-sampler in this process with the same number of threads.
+sampler in this process with the same number of threads. The weights outlive the process: a new
+one, after a failure, reads them from the same memory.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from itertools import count
-from multiprocessing import Pipe
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lambda_grpo_pl.batch import Completions, Prompts
-from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling.factory import SamplerBuilder, uses_vllm
-from lambda_grpo_pl.sampling.process.shared_weights import map_slots, open_memory, plan_slots
+from lambda_grpo_pl.sampling.process.connection import WorkerConnection, worker_environment
+from lambda_grpo_pl.sampling.process.shared_weights import Slot, map_slots, open_memory, plan_slots
 from lambda_grpo_pl.sampling.protocol import OnGroup, SyncReport
-from lambda_grpo_pl.sampling.vllm.compat import LAUNCH_VARIABLES
 from lambda_grpo_pl.sampling.weights import policy_weights, weight_layout, weight_names
 from lambda_grpo_pl.sampling_settings import SamplingSettings
-
-_EXIT_TIMEOUT_S = 5.0
-
-
-class _Job(NamedTuple):
-    """A request without a result so far."""
-
-    future: Future[Any]
-    on_group: OnGroup | None
 
 
 class SamplerProcess:
@@ -53,7 +38,13 @@ class SamplerProcess:
         >>> completions = future.result()
     """
 
-    def __init__(self, builder: SamplerBuilder, num_threads: int | None = None, device: int | None = None) -> None:
+    def __init__(
+        self,
+        builder: SamplerBuilder,
+        num_threads: int | None = None,
+        device: int | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
         """Start the process and build the sampler there.
 
         Args:
@@ -61,31 +52,24 @@ class SamplerProcess:
             num_threads: CPU threads of the process; None: as many as this process has.
             device: GPU of the first local rank's sampler, counted among those that this process sees; later ranks
                 take the following ones. None: the current one. Ignored without GPUs.
+            timeout_s: Seconds without a group or a result after which the process is killed; None waits forever.
 
         Raises:
             UserError: If the sampler cannot be built (`SamplerBuilder.build`), or there is no such GPU.
         """
         self.last_sync: SyncReport | None = None
+        self._builder, self._timeout_s = builder, timeout_s
+        self._environment = worker_environment(num_threads or torch.get_num_threads(), device)
         self._merge = builder.merges_adapters
         self._dtype = builder.engine.torch_dtype if uses_vllm(builder.name) else None
         self._memory = open_memory()
+        self._slots: list[Slot] = []
         self._weights: dict[str, Tensor] = {}
         self._source: nn.Module | None = None
-        self._numbers = count()
-        self._jobs: dict[int, _Job] = {}
-        self._connection, worker_end = Pipe()
-        with worker_end:
-            descriptors = (worker_end.fileno(), self._memory)
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "lambda_grpo_pl.sampling.process.worker", *map(str, descriptors)],
-                pass_fds=descriptors,
-                stdin=subprocess.DEVNULL,
-                env=worker_environment(num_threads or torch.get_num_threads(), device),
-            )
-        self._receiver = threading.Thread(target=self._receive, name="sampler-process", daemon=True)
-        self._receiver.start()
+        self._worker: WorkerConnection | None = None
+        self._launching = threading.Lock()
         try:
-            self._request("build", builder).result()
+            self._launch()
         except BaseException:  # including an interrupt: the caller has no object to close
             self.close()
             raise
@@ -95,18 +79,40 @@ class SamplerProcess:
         start = time.perf_counter()
         changed_only = policy is self._source
         if not changed_only:
-            slots = plan_slots(weight_layout(policy, merge=self._merge), self._dtype)
-            self._weights = map_slots(self._memory, slots)
-            self._request("map", slots).result()
+            self._slots = plan_slots(weight_layout(policy, merge=self._merge), self._dtype)
+            self._weights = map_slots(self._memory, self._slots)
         expected = weight_names(policy, changed_only, self._merge) if changed_only else None
         sent = []
         for name, weight in policy_weights(policy, changed_only, self._merge):
             self._weights[name].copy_(weight)
             sent.append(name)
-        report: SyncReport = self._request("load", sent, expected).result()
-        self._source = policy
+        self._source = policy  # all ranks have gathered: after a failure from here on, `restart` is enough
+        report = self._load(sent, expected, is_new=not changed_only)
         self.last_sync = report._replace(seconds=time.perf_counter() - start)
         return self.last_sync
+
+    def restart(self) -> None:
+        """Replace the process by a new one, which reads the weights of the last `sync` from the shared memory."""
+        self._launch()
+        if self._slots:
+            self.last_sync = self._load([slot.name for slot in self._slots], None, is_new=True)
+
+    def _launch(self) -> None:
+        """Start a process in place of the one before, and build the sampler there."""
+        with self._launching:
+            if self._memory < 0:
+                raise RuntimeError("The sampler has been closed.")
+            if self._worker is not None:
+                self._worker.end()
+            self._worker = WorkerConnection(self._memory, self._environment, self._timeout_s)
+        self._worker.request("build", self._builder).result()
+
+    def _load(self, names: list[str], expected: list[str] | None, is_new: bool) -> SyncReport:
+        """Have the process read weights; `is_new` if it does not know yet where they are."""
+        if is_new:
+            self._started.request("map", self._slots).result()
+        report: SyncReport = self._started.request("load", names, expected).result()
+        return report
 
     def begin(
         self, prompts: Prompts, settings: SamplingSettings, seed: int, on_group: OnGroup | None = None
@@ -117,7 +123,7 @@ class SamplerProcess:
         ends.
         """
         request = Prompts(prompts.ids.cpu(), prompts.lengths.cpu(), tuple({} for _ in prompts.examples))
-        return self._request("generate", request, settings, seed, on_group is not None, on_group=on_group)
+        return self._started.request("generate", request, settings, seed, on_group is not None, on_group=on_group)
 
     def generate(
         self, prompts: Prompts, settings: SamplingSettings, seed: int, on_group: OnGroup | None = None
@@ -128,7 +134,7 @@ class SamplerProcess:
 
     def probe(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
         """Score sequences as `Sampler.probe` describes."""
-        scores: list[list[float]] = self._request("probe", [list(sequence) for sequence in token_ids]).result()
+        scores: list[list[float]] = self._started.request("probe", [list(sequence) for sequence in token_ids]).result()
         return scores
 
     def sleep(self) -> None:
@@ -136,94 +142,20 @@ class SamplerProcess:
 
     def close(self) -> None:
         """End the process, killing it if it is busy. The futures of its unfinished jobs raise."""
-        if self._memory < 0:
-            return
-        os.close(self._memory)
-        self._memory = -1
-        if self._jobs:
-            self._process.kill()
-        else:
-            self._request("end")
-        try:
-            self._process.wait(_EXIT_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-        self._receiver.join()
-        self._connection.close()
-
-    def _request(self, method: str, *arguments: Any, on_group: OnGroup | None = None) -> Future[Any]:
-        number, job = next(self._numbers), _Job(Future(), on_group)
-        self._jobs[number] = job
-        try:
-            self._connection.send_bytes(pickle.dumps((number, method, arguments)))
-        except OSError:  # it has ended; its exit status is in the message
-            self._fail_jobs()
-        return job.future
-
-    def _receive(self) -> None:
-        """Pass on what arrives until the process ends."""
-        try:
-            while True:
-                number, kind, value = pickle.loads(self._connection.recv_bytes())
-                self._dispatch(number, kind, value)
-        except (EOFError, OSError):
-            self._fail_jobs()
-
-    def _dispatch(self, number: int, kind: str, value: Any) -> None:
-        job = self._jobs[number]
-        if kind == "group":
-            if job.future.done():  # the listener has already raised
+        with self._launching:
+            if self._memory < 0:
                 return
-            try:
-                assert job.on_group is not None
-                job.on_group(*value)
-            except Exception as error:
-                job.future.set_exception(error)
-            return
-        del self._jobs[number]
-        if job.future.done():
-            return
-        if kind == "result":
-            job.future.set_result(value)
-        else:
-            job.future.set_exception(value)
+            os.close(self._memory)
+            self._memory = -1
+        if self._worker is not None:
+            self._worker.end()
 
-    def _fail_jobs(self) -> None:
-        """Make all unfinished jobs raise that the process has ended."""
-        status = self._process.wait()
-        for number in list(self._jobs):
-            job = self._jobs.pop(number, None)
-            if job is not None and not job.future.done():
-                job.future.set_exception(RuntimeError(_exit_message(status)))
+    @property
+    def pid(self) -> int:
+        """Number of the process that samples now."""
+        return self._started.pid
 
-
-def worker_environment(num_threads: int, device: int | None) -> dict[str, str]:
-    """Return the environment of a process outside the ranks: its number of threads and the one GPU that it sees.
-
-    Raises `UserError` if there is no such GPU.
-    """
-    kept = {name: value for name, value in os.environ.items() if name not in LAUNCH_VARIABLES}
-    kept["OMP_NUM_THREADS"] = str(num_threads)
-    if torch.cuda.is_available():
-        index = torch.cuda.current_device() if device is None else device + _local_rank()
-        if index >= torch.cuda.device_count():
-            raise UserError(
-                f"one_step_off.device is {device}, so this rank's sampler would use GPU {index}, but "
-                f"{torch.cuda.device_count()} are visible: set it to null or lower, or show more GPUs."
-            )
-        visible = [name for name in kept.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-        kept["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
-    return kept
-
-
-def _local_rank() -> int:
-    """Return this process's number among the ranks of its machine, whatever launched them."""
-    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
-
-
-def _exit_message(status: int) -> str:
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
-    return (
-        f"The sampler process {how}; its last output is above. Signal 9 usually means the system ran out of memory: "
-        "lower rollout.engine.max_num_seqs, rollout.engine.gpu_memory_utilization or rollout.engine.kv_cache_gib."
-    )
+    @property
+    def _started(self) -> WorkerConnection:
+        assert self._worker is not None
+        return self._worker

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 
+from lambda_grpo_pl.batch import Completions
 from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.sampling.completions import InvalidSampleError, check_completions, pad_responses
 from lambda_grpo_pl.sampling.protocol import SyncReport
+from lambda_grpo_pl.sampling.recovery import backoff_seconds
 from lambda_grpo_pl.sampling.server.settings import ServerSettings
 from lambda_grpo_pl.sampling_settings import SamplingSettings
 
@@ -20,14 +22,6 @@ log = logging.getLogger(__name__)
 
 class ServerError(RuntimeError):
     """A server does not answer, or answers something that cannot be right, after all retries."""
-
-
-class ServedResponse(NamedTuple):
-    """One sampled response."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-    truncated: bool
 
 
 class Server:
@@ -40,12 +34,12 @@ class Server:
         last_sync: The report of the last time it took weights.
     """
 
-    def __init__(self, url: str, settings: ServerSettings) -> None:
+    def __init__(self, url: str, settings: ServerSettings, pad_token_id: int) -> None:
         """Nothing is requested yet."""
         self.url = url.rstrip("/")
         self.is_in_use = self.was_left_out = False
         self.last_sync: SyncReport | None = None
-        self._settings, self._model = settings, ""
+        self._settings, self._pad_token_id, self._model = settings, pad_token_id, ""
         key = settings.api_key
         self._http = httpx.Client(
             base_url=self.url,
@@ -78,7 +72,7 @@ class Server:
 
     def sample(
         self, prompt: Sequence[int], settings: SamplingSettings, stop_token_ids: Sequence[int], seed: int
-    ) -> list[ServedResponse]:
+    ) -> Completions:
         """Sample a group of `settings.num_samples` responses. Raises `ServerError`, `UserError`."""
         reply = self._request(
             "POST",
@@ -98,15 +92,20 @@ class Server:
                 "seed": seed,
             },
         )
-        choices = sorted(reply["choices"], key=lambda choice: choice["index"])
-        responses = [
-            ServedResponse(
-                choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["finish_reason"] == "length"
+        try:
+            choices = sorted(reply["choices"], key=lambda choice: choice["index"])
+            group = pad_responses(
+                [choice["token_ids"] for choice in choices],
+                [choice["logprobs"]["token_logprobs"] for choice in choices],
+                [choice["finish_reason"] == "length" for choice in choices],
+                self._pad_token_id,
             )
-            for choice in choices
-        ]
-        self._check(responses, settings)
-        return responses
+            check_completions(group, settings.num_samples, settings.max_tokens)
+        except InvalidSampleError as error:
+            raise ServerError(f"{self.url}: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:  # JSON of another kind
+            raise ServerError(f"{self.url} did not return responses ({type(error).__name__}: {error}).") from error
+        return group
 
     def probe(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
         """Score sequences, as `Sampler.probe` describes."""
@@ -142,25 +141,11 @@ class Server:
         self._model = self._model or self._request("GET", "/v1/models")["data"][0]["id"]
         return self._model
 
-    def _check(self, responses: list[ServedResponse], settings: SamplingSettings) -> None:
-        """Raise `ServerError` if a server's responses cannot be what was requested."""
-        if len(responses) != settings.num_samples:
-            raise ServerError(f"{self.url} returned {len(responses)} responses instead of {settings.num_samples}.")
-        for response in responses:
-            num_tokens = len(response.token_ids)
-            if not 1 <= num_tokens <= settings.max_tokens or len(response.logprobs) != num_tokens:
-                raise ServerError(
-                    f"{self.url} returned {num_tokens} tokens and {len(response.logprobs)} log-probabilities, where up "
-                    f"to {settings.max_tokens} of each were requested."
-                )
-            if not all(math.isfinite(value) and value <= 1e-3 for value in response.logprobs):
-                raise ServerError(f"{self.url} returned log-probabilities that are not finite or positive.")
-
     def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Return the reply's JSON, after repeating what may have failed by chance."""
         for attempt in range(self._settings.max_retries + 1):
             if attempt:
-                time.sleep(min(2 ** (attempt - 1), 30))
+                time.sleep(backoff_seconds(attempt))
             try:
                 reply = self._http.request(method, path, json=body)
                 if reply.status_code < 500:

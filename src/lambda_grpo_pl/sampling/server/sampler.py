@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.sampling.completions import join_groups
 from lambda_grpo_pl.sampling.protocol import OnGroup, SyncReport
-from lambda_grpo_pl.sampling.server.client import ServedResponse, Server, ServerError
+from lambda_grpo_pl.sampling.server.client import Server, ServerError
 from lambda_grpo_pl.sampling.server.dispatch import Dispatcher
 from lambda_grpo_pl.sampling.server.folder import WeightsFolder
 from lambda_grpo_pl.sampling.server.settings import ServerSettings
 from lambda_grpo_pl.sampling.vllm.checkpoint import CheckpointFormat
 from lambda_grpo_pl.sampling.vllm.engine import request_seeds
-from lambda_grpo_pl.sampling.weights import policy_weights
+from lambda_grpo_pl.sampling.weights import is_distributed, policy_weights
 from lambda_grpo_pl.sampling_settings import SamplingSettings
 
 
@@ -44,7 +44,7 @@ class ServerSampler:
         urls, folder = settings.require_complete()
         self.pad_token_id = pad_token_id
         self.last_sync: SyncReport | None = None
-        self.servers = [Server(url, settings) for url in urls]
+        self.servers = [Server(url, settings, pad_token_id) for url in urls]
         self._eos, self._settings = list(eos_token_ids), settings
         self._format = CheckpointFormat(config)
         self._folder = WeightsFolder(folder)
@@ -56,7 +56,7 @@ class ServerSampler:
 
     def sync(self, policy: nn.Module) -> SyncReport:
         """Write all weights and have every server that answers load them."""
-        if not _is_distributed():
+        if not is_distributed():
             return self.receive(policy_weights(policy))
         outcome: list[Any] = [None]
         if torch.distributed.get_rank() == 0:
@@ -112,21 +112,22 @@ class ServerSampler:
         drawn = replace(settings, num_samples=1) if settings.greedy else settings
         tokens = [prompts.tokens(row) for row in range(len(prompts.lengths))]
         seeds = request_seeds(seed, len(tokens))
-        groups: dict[int, list[ServedResponse]] = {}
+        groups: dict[int, Completions] = {}
 
-        def sample(server: Server, number: int) -> list[ServedResponse]:
+        def sample(server: Server, number: int) -> Completions:
             return server.sample(tokens[number], drawn, self._eos, seeds[number])
 
-        def collect(number: int, responses: list[ServedResponse]) -> None:
-            groups[number] = responses * (group // drawn.num_samples)
+        def collect(number: int, drawn_group: Completions) -> None:
+            repeated = [drawn_group] * (group // drawn.num_samples)
+            groups[number] = join_groups(repeated, self.pad_token_id)
             if on_group is not None:
-                on_group(number, self._completions(groups[number]))
+                on_group(number, groups[number])
 
         try:
             Dispatcher(self.servers, sample, collect).run(len(tokens), self._settings.concurrent_groups)
         except ServerError as error:
             raise UserError(self._no_server_left()) from error
-        completions = self._completions([response for number in range(len(tokens)) for response in groups[number]])
+        completions = join_groups([groups[number] for number in range(len(tokens))], self.pad_token_id)
         return Completions(*(field.to(prompts.ids.device) for field in completions))
 
     def probe(self, token_ids: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -158,17 +159,6 @@ class ServerSampler:
             "start them with `lambda-grpo serve --run`, and continue this run with --resume."
         )
 
-    def _completions(self, responses: list[ServedResponse]) -> Completions:
-        """Pad responses into tensors."""
-        ids = [torch.tensor(response.token_ids) for response in responses]
-        logprobs = [torch.tensor(response.logprobs, dtype=torch.float32) for response in responses]
-        return Completions(
-            ids=pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
-            lengths=torch.tensor([len(row) for row in ids]),
-            truncated=torch.tensor([response.truncated for response in responses]),
-            logprobs=pad_sequence(logprobs, batch_first=True),
-        )
-
 
 def _load(server: Server, folder: str, report: SyncReport) -> str | None:
     """Have a server load weights; return why it is left out, or None."""
@@ -180,11 +170,3 @@ def _load(server: Server, folder: str, report: SyncReport) -> str | None:
         server.leave_out(error)
         return str(error)
     return None
-
-
-def _is_distributed() -> bool:
-    return (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
-    )

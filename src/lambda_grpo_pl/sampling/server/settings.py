@@ -69,6 +69,11 @@ class ServerSettings:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(f"rollout.server.urls has {url!r}: write it as http://HOST:PORT.")
+        if "@" in parts.netloc:  # the configuration of a run is saved and sent to trackers; the message, too, is kept
+            raise UserError(
+                f"rollout.server.urls names {parts.hostname} with a user or password: write it as http://HOST:PORT, "
+                "and put a key into the environment variable that rollout.server.api_key_env names."
+            )
         if not self.allow_public and not _is_private(parts.hostname):
             raise UserError(
                 f"rollout.server.urls has {url}, which may be a public address. vLLM's endpoints that replace weights "

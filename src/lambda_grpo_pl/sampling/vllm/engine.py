@@ -161,13 +161,17 @@ class VllmEngine:
             self._awake = False
 
     def close(self) -> None:
-        """Free the engine's memory."""
-        if self._shares_process_group:
-            self._llm.llm_engine.model_executor.shutdown()
-        else:
-            self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
-        gc.collect()
+        """Free the engine's memory; closing twice does no harm."""
+        if self._llm is None:
+            return
+        llm, self._llm = self._llm, None
+        engine = llm.llm_engine
+        try:
+            (engine.model_executor if self._shares_process_group else engine.engine_core).shutdown()
+        finally:
+            _keep_process_group(llm)  # a failed engine that is collected later must not tear down the next one's
+            del llm, engine
+            gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -229,7 +233,7 @@ def _without_adapters(
 
 
 def _keep_process_group(engine: Any) -> None:
-    """Cancel vLLM's teardown on collection and at exit: it would destroy the process group, which is the trainer's."""
+    """Cancel vLLM's teardown on collection and at exit: it would destroy a process group that others use."""
     finalizer = getattr(engine.llm_engine.engine_core, "_finalizer", None)  # older versions in range have none
     if finalizer is not None:
         finalizer.detach()

@@ -11,23 +11,26 @@ cache.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling.adapters import AdapterPlan
+from lambda_grpo_pl.sampling.completions import pad_responses
 from lambda_grpo_pl.sampling.protocol import OnGroup, SyncReport
 from lambda_grpo_pl.sampling.vllm.engine import VllmEngine
 from lambda_grpo_pl.sampling.vllm.settings import VllmSettings
-from lambda_grpo_pl.sampling.weights import policy_weights, weight_names
+from lambda_grpo_pl.sampling.weights import is_distributed, policy_weights, weight_names
 from lambda_grpo_pl.sampling_settings import SamplingSettings
+
+log = logging.getLogger(__name__)
 
 
 class VllmSampler:
@@ -60,7 +63,8 @@ class VllmSampler:
         self.pad_token_id = pad_token_id
         self.last_sync: SyncReport | None = None
         self._merge = adapters is None
-        self._engine = VllmEngine(config, eos_token_ids, settings, adapters, context_length, trust_remote_code)
+        self._build = partial(VllmEngine, config, eos_token_ids, settings, adapters, context_length, trust_remote_code)
+        self._engine = self._build()
         self._source: nn.Module | None = None
 
     def sync(self, policy: nn.Module) -> SyncReport:
@@ -70,6 +74,24 @@ class VllmSampler:
         report = self.receive(policy_weights(policy, changed_only, self._merge), expected)
         self._source = policy
         return report
+
+    def restart(self) -> None:
+        """Build a new engine and copy all weights of the policy, as `RestartableSampler.restart` describes.
+
+        Raises `UserError` under several ranks, whose engines share a process group and can only start together.
+        """
+        if is_distributed():
+            raise UserError(
+                "vLLM failed in the trainer's process, where it cannot be restarted under several ranks (the cause is "
+                "above): continue this run with --resume."
+            )
+        assert self._source is not None, "sync first"
+        try:
+            self._engine.close()
+        except Exception as error:  # after a failure, closing may raise anything
+            log.debug("Closing the failed engine: %s", error)
+        self._engine = self._build()
+        self.receive(policy_weights(self._source, merge=self._merge))
 
     def receive(self, weights: Iterable[tuple[str, Tensor]], expected: Collection[str] | None = None) -> SyncReport:
         """Copy (name, unsharded tensor) pairs into the engine, as `ReceivingSampler.receive` describes."""
@@ -139,11 +161,9 @@ class VllmSampler:
 
     def _completions(self, outputs: list[Any]) -> Completions:
         """Pad vLLM's completions into tensors."""
-        ids = [torch.tensor(output.token_ids) for output in outputs]
-        logprobs = [torch.tensor(output.logprobs.logprobs, dtype=torch.float32) for output in outputs]
-        return Completions(
-            ids=pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id),
-            lengths=torch.tensor([len(row) for row in ids]),
-            truncated=torch.tensor([output.finish_reason == "length" for output in outputs]),
-            logprobs=pad_sequence(logprobs, batch_first=True),
+        return pad_responses(
+            [output.token_ids for output in outputs],
+            [output.logprobs.logprobs for output in outputs],
+            [output.finish_reason == "length" for output in outputs],
+            self.pad_token_id,
         )
