@@ -12,6 +12,7 @@ from lambda_grpo_pl.callbacks.checkpoint_io import DurableCheckpointIO
 from lambda_grpo_pl.cli.main import LambdaGRPOCLI, build
 from lambda_grpo_pl.cli.replay import main as replay
 from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.replay.record import RolloutRecord
 from lambda_grpo_pl.replay.store import RolloutStore
 from tests.integration.runs import ROOT, run
 
@@ -78,6 +79,15 @@ def test_a_step_is_reached_from_the_nearest_checkpoint(
     assert all(row["recorded"] == row["replayed"] for row in rows)
 
 
+def assert_grpo_is(expected: RolloutRecord, rows: list[dict[str, str]]) -> None:
+    """The column of GRPO is what its own run recorded, and differs from that of the method that was recorded."""
+    assert {row["metric"]: row["grpo"] for row in rows} == {
+        row["metric"]: repr(expected.facts.metrics.get(row["metric"])) for row in rows
+    }
+    norm = next(row for row in rows if row["metric"] == "policy/gradient_norm")
+    assert norm["grpo"] != norm["replayed"] == norm["recorded"]
+
+
 def test_another_method_does_what_its_own_run_does(
     whole: LambdaGRPOCLI, policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,12 +97,7 @@ def test_another_method_does_what_its_own_run_does(
     folder = Path(whole.trainer.default_root_dir)
     ours = RolloutStore(folder / "rollouts").read(0)
     assert torch.equal(ours.batch.sampled().ids, expected.batch.sampled().ids)
-    rows = replayed(folder, tmp_path, "--step", "1", "--model.preference.family", "grpo")
-    assert {row["metric"]: row["grpo"] for row in rows} == {
-        row["metric"]: repr(expected.facts.metrics.get(row["metric"])) for row in rows
-    }
-    norm = next(row for row in rows if row["metric"] == "policy/gradient_norm")
-    assert norm["grpo"] != norm["replayed"] == norm["recorded"]
+    assert_grpo_is(expected, replayed(folder, tmp_path, "--step", "1", "--model.preference.family", "grpo"))
     assert grpo.model.method_name == "grpo"
     assert "grpo" in capsys.readouterr().out
 
@@ -111,12 +116,7 @@ def test_another_method_at_a_checkpoint_does_what_its_own_run_from_there_does(
     run("fit", policy, tmp_path / "grpo", *options, f"--ckpt_path={start}", method="grpo")
     expected, ours = (RolloutStore(path / "rollouts").read(16) for path in (tmp_path / "grpo", folder))
     assert torch.equal(ours.batch.sampled().ids, expected.batch.sampled().ids)
-    rows = replayed(folder, tmp_path, "--step", "17", "--model.preference.family", "grpo")
-    assert {row["metric"]: row["grpo"] for row in rows} == {
-        row["metric"]: repr(expected.facts.metrics.get(row["metric"])) for row in rows
-    }
-    norm = next(row for row in rows if row["metric"] == "policy/gradient_norm")
-    assert norm["grpo"] != norm["replayed"] == norm["recorded"]
+    assert_grpo_is(expected, replayed(folder, tmp_path, "--step", "17", "--model.preference.family", "grpo"))
 
 
 @pytest.mark.slow

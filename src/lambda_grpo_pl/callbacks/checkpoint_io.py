@@ -13,7 +13,7 @@ import pickle
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +144,16 @@ def seal_shards(trainer: L.Trainer, folder: Path) -> None:
         everyone = [None] * trainer.world_size
         torch.distributed.all_gather_object(everyone, mine)
     if trainer.is_global_zero:
-        known = {name: sizes for part in everyone for name, sizes in part.items()}
-        with (folder / CHECKSUMS).open("w", encoding="utf-8") as file:
-            json.dump(known, file, indent=1)
-            file.flush()
-            flush(file.fileno())
-        flush_folder(folder)
+        write_checksums(folder, {name: sizes for part in everyone for name, sizes in part.items()})
+
+
+def write_checksums(folder: Path, known: Mapping[str, Sequence[int]]) -> None:
+    """Complete a folder of shards with the list of its files: name → bytes and CRC-32, as `measure` gives them."""
+    with (folder / CHECKSUMS).open("w", encoding="utf-8") as file:
+        json.dump(known, file, indent=1)
+        file.flush()
+        flush(file.fileno())
+    flush_folder(folder)
 
 
 def _writer(file: Path) -> int:

@@ -6,7 +6,7 @@ optimizer by parameter, a file numbers them; `PARAMETERS` in the file says which
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from lambda_grpo_pl.callbacks.checkpoint_io import CHECKSUMS, SHARED_STATE, DurableCheckpointIO, measure
+from lambda_grpo_pl.callbacks.checkpoint_io import SHARED_STATE, DurableCheckpointIO, measure, write_checksums
 from lambda_grpo_pl.errors import UserError
 
 PARAMETERS = "optimizer_parameters"
@@ -59,29 +59,22 @@ def split_file(file: Path, folder: Path) -> None:
         )
     state: dict[str, Any] = {WEIGHTS: checkpoint.pop(WEIGHTS)}
     for index, (optimizer, names) in enumerate(zip(checkpoint.pop(STATES), checkpoint[PARAMETERS], strict=True)):
-        state[f"{OPTIMIZER}{index}"] = _name(optimizer, names)
+        state[f"{OPTIMIZER}{index}"] = _rekey(optimizer, dict(enumerate(names)))
     save(state, checkpoint_id=folder, no_dist=True)
     torch.save(checkpoint, folder / SHARED_STATE)
-    checksums = {each.name: measure(each) for each in sorted(folder.iterdir())}
-    (folder / CHECKSUMS).write_text(json.dumps(checksums, indent=1), encoding="utf-8")
+    write_checksums(folder, {each.name: measure(each) for each in sorted(folder.iterdir())})
 
 
 def _number(optimizer: dict[str, Any]) -> dict[str, Any]:
     names = [name for group in optimizer["param_groups"] for name in group["params"]]
-    numbers = {name: number for number, name in enumerate(names)}
-    states = optimizer.get("state", {})
-    return {
-        "state": {numbers[name]: state for name, state in states.items()},
-        "param_groups": [
-            {**group, "params": [numbers[name] for name in group["params"]]} for group in optimizer["param_groups"]
-        ],
-    }
+    return _rekey(optimizer, {name: number for number, name in enumerate(names)})
 
 
-def _name(optimizer: dict[str, Any], names: list[str]) -> dict[str, Any]:
+def _rekey(optimizer: dict[str, Any], keys: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return an optimizer's state with other keys for its parameters; plain SGD has none on shards."""
     return {
-        "state": {names[number]: state for number, state in optimizer["state"].items()},
+        "state": {keys[key]: state for key, state in optimizer.get("state", {}).items()},
         "param_groups": [
-            {**group, "params": [names[number] for number in group["params"]]} for group in optimizer["param_groups"]
+            {**group, "params": [keys[key] for key in group["params"]]} for group in optimizer["param_groups"]
         ],
     }

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from lambda_grpo_pl.sampling.weights import is_distributed
+
 
 def executor_backend() -> Any:
     """Return vLLM's `distributed_executor_backend` for one engine per rank on the trainer's own device.
@@ -19,7 +21,7 @@ def executor_backend() -> Any:
     is. Call it inside `process_unchanged`, which restores the environment.
     """
     device = torch.cuda.current_device() if torch.cuda.is_available() else None
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+    if is_distributed():
         os.environ["RANK"] = str(torch.distributed.get_rank())
         os.environ["LOCAL_RANK"] = os.environ.get("LOCAL_RANK", "0") if device is None else str(device)
         return "external_launcher"
