@@ -24,6 +24,8 @@ KILLS = [
     Kill("backward", 2, 0.001),
     Kill("evaluate", 2, 0.0),  # the evaluation after the last update
     Kill("write checkpoint", 3, 0.0),  # that evaluation is logged, but the last checkpoint does not know it
+    Kill("log", 2, 0.0),  # the checkpoint holds the update, the tables do not yet
+    Kill("rename checkpoint", 3, 0.0),  # the best checkpoint is written, but the last one does not know it
 ]
 
 

@@ -33,6 +33,8 @@ METHOD = "method"
 """Key of a checkpoint: the method that trained it."""
 DUE = "evaluation_due"
 """Key of a checkpoint: whether the state is that before an evaluation which the resumed run has to make up for."""
+UNLOGGED = "unlogged_metrics"
+"""Key of a checkpoint: what its last update measured, if the loggers did not have it yet."""
 
 
 class LatestCheckpoint(Checkpoint):
@@ -66,6 +68,7 @@ class LatestCheckpoint(Checkpoint):
         self._keeping = False
         self._saved: tuple[int, bool] | None = None
         self._failed = False
+        self._unlogged: dict[str, float] = {}
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -97,8 +100,9 @@ class LatestCheckpoint(Checkpoint):
         self._interrupts.check(trainer, pl_module.device)
         self._keeping = bool(self.keep_every) and number % self.keep_every == 0
         if self._evaluation_due or self._keeping or (self.every and number % self.every == 0):
+            self._unlogged = _metrics_to_log(trainer)
             self.save(trainer)
-        self._keeping = False
+        self._keeping, self._unlogged = False, {}
 
     @override
     def on_validation_batch_end(
@@ -127,6 +131,7 @@ class LatestCheckpoint(Checkpoint):
         checkpoint[METHOD] = trained(pl_module).method_name
         checkpoint[PARAMETERS] = name_optimized(trainer, pl_module)
         checkpoint[DUE] = self._evaluation_due
+        checkpoint[UNLOGGED] = self._unlogged
 
     @override
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -230,3 +235,12 @@ def _log_last_update(trainer: L.Trainer) -> None:
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     if progress.completed < progress.processed:
         trainer._logger_connector.update_train_step_metrics()
+
+
+def _metrics_to_log(trainer: L.Trainer) -> dict[str, float]:
+    """Return what `_log_last_update` would send."""
+    connector = trainer._logger_connector
+    if not connector.should_update_logs:
+        return {}
+    metrics = {name: float(value) for name, value in connector.metrics["log"].items()}
+    return {"epoch": trainer.current_epoch, **metrics}  # as Lightning adds it

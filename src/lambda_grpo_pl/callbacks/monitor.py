@@ -9,10 +9,12 @@ import lightning as L
 import torch
 import wandb
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
+from lambda_grpo_pl.callbacks.checkpoint import UNLOGGED
 from lambda_grpo_pl.callbacks.context import datamodule, trained
 from lambda_grpo_pl.callbacks.loggers import RunCSVLogger, RunDescription, RunLogger
 from lambda_grpo_pl.callbacks.metric_names import AXIS
@@ -40,6 +42,7 @@ class PreferenceMonitor(L.Callback):
         """
         self.curve_every, self.num_bins = curve_every, num_bins
         self._has_started = False
+        self._unlogged: dict[str, float] = {}
 
     @override
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -53,17 +56,27 @@ class PreferenceMonitor(L.Callback):
         """Start the runs of the loggers before the first evaluation."""
         self._start_runs(trainer, pl_module)
 
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start them before an evaluation that is all that is left to do."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._start_runs(trainer, pl_module)
+
     def _start_runs(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the run of each logger that waits for it, once per fit."""
+        """Start the run of each logger that waits for it, once per fit, and log what a killed run had not."""
         loggers = [] if self._has_started or not trainer.is_global_zero else trainer.loggers
         self._has_started = True
         for logger in loggers:
             if isinstance(logger, RunLogger):
                 logger.start_run(describe_run(trainer, pl_module))
+            if self._unlogged:
+                logger.log_metrics(self._unlogged, trainer.global_step)
+        self._unlogged = {}
 
     @override
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Tell the table of metrics where the run continues."""
+        self._unlogged = checkpoint.get(UNLOGGED, {}) if trainer.state.fn == TrainerFn.FITTING else {}
         for logger in trainer.loggers:
             if isinstance(logger, RunCSVLogger):
                 logger.continue_from(checkpoint["global_step"])

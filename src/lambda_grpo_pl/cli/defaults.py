@@ -27,5 +27,13 @@ def add_default_callbacks(
     elif not any(isinstance(each, ProgressBar) for each in listed):
         listed.append(RolloutProgressBar())
     if not any(isinstance(each, ModelCheckpoint) for each in listed):
-        listed.append(ModelCheckpoint(root / FOLDER, "best-{step}", monitor="val/average", mode="max"))
+        listed.append(
+            ModelCheckpoint(
+                root / FOLDER,
+                "best-{step}",
+                monitor="val/average",
+                mode="max",
+                enable_version_counter=False,  # a file of this name is what a killed run wrote before it was resumed
+            )
+        )
     return listed
