@@ -53,19 +53,31 @@ def test_the_grid_grows_until_its_best_is_inside(monkeypatch: pytest.MonkeyPatch
 
     class Fake:
         def __init__(self, rates: np.ndarray) -> None:
-            self.test = {"accuracy": 1 - 0.1 * abs(np.log(rates / 5000)) + 1e-3 * np.arange(len(rates)) % 2}
+            self.test = {"accuracy": 1 - 0.1 * abs(np.log(rates / 5000)) + 1e-3 * (np.arange(len(rates)) % 2)}
 
     monkeypatch.setattr(tuning, "train", lambda machine, arm, seeds, rates, schedule: Fake(np.asarray(rates)))
     found = tuning.tune(MACHINES["stuck"], ARMS["dapo"], SHORT)
-    assert found.rate == 5120
+    assert found.rate == pytest.approx(5120)
     assert found.is_interior
-    assert {each.rate for each in found.tried} >= {2560.0, 5120.0, 10240.0}
+    assert len(found.accuracies) == tuning.FINE_SEEDS
+    fine = {round(each.rate) for each in found.tried if each.num_seeds == tuning.FINE_SEEDS}
+    assert fine >= {2560, 3620, 5120, 7241, 10240}
 
 
 def test_a_rate_that_fails_on_some_seeds_is_not_chosen() -> None:
     steady, risky = np.full(8, 0.7), np.array([0.8] * 7 + [0.2])
-    assert tuning._best({1.0: steady, 2.0: risky}) == 1.0
-    assert tuning._best({1.0: steady, 2.0: steady + 0.1}) == 2.0
+    assert tuning._best(tuning._score({1.0: steady, 2.0: risky})) == 1.0
+    assert tuning._best(tuning._score({1.0: steady, 2.0: steady + 0.1})) == 2.0
+
+
+def test_a_rate_beside_one_that_fails_is_not_chosen() -> None:
+    """0.71 beside a collapse loses to 0.69 on the plateau: other seeds may collapse there too."""
+    found = {rate: np.full(4, accuracy) for rate, accuracy in enumerate([0.6, 0.68, 0.69, 0.69, 0.71, 0.0], 1)}
+    smooth = tuning._smooth(found)
+    assert set(smooth) == {2, 3, 4, 5}
+    assert smooth[3] == pytest.approx((0.68 + 0.69 + 0.69) / 3)
+    assert tuning._best(tuning._score(found)) == 5
+    assert tuning._best(smooth) == 4
 
 
 def test_other_names_are_refused_with_the_known_ones() -> None:

@@ -1,11 +1,13 @@
 """The learning rate of each method in each regime: the best of a stated grid, which is extended until it is inside.
 
-Best is the largest mean accuracy minus its standard deviation over the seeds: the highest rate that still works has a
-good mean on a few seeds by luck, and fails on others.
+A rate scores its mean accuracy minus its standard deviation over the seeds, averaged with the scores of the two rates
+beside it. The highest rate that still works has a good mean on a few seeds by luck and fails on others; beside the edge
+of what works it shows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,11 +18,15 @@ from benchmarks.lab.simulator.machine import Machine
 from benchmarks.lab.simulator.train import Schedule, train
 
 CENTERS = {"sgd": 320.0, "adam": 0.02}
-"""The grids are these rates times powers of 4, then of 2."""
+"""The grids are these rates times powers of 4, then of √2."""
+STEP = 2.0**0.5
 MOST_EXTENSIONS = 8
-COARSE_SEEDS, FINE_SEEDS = 6, 16
+COARSE_SEEDS, FINE_SEEDS = 6, 24
 TUNING_SEED, SECOND_TUNING_SEED = 1_000_000, 2_000_000
 """First seed of the tuning, far from the seeds that are reported; the second one is `dapo_again`'s."""
+
+Accuracies = dict[float, NDArray[np.float64]]
+"""Rate → one accuracy per seed."""
 
 
 @dataclass(frozen=True)
@@ -52,34 +58,54 @@ class Tuning:
 
 
 def tune(machine: Machine, arm: Arm, schedule: Schedule, first_seed: int = TUNING_SEED) -> Tuning:
-    """Find the best learning rate: in steps of 4 on few seeds, then in steps of 2 on more."""
+    """Find the best learning rate: in steps of 4 on few seeds, then in steps of √2 on more."""
     seeds = first_seed + np.arange(FINE_SEEDS)
-    center = CENTERS[schedule.optimizer]
-    few = seeds[:COARSE_SEEDS]
-    coarse = _search(machine, arm, schedule, few, [center * 4.0**k for k in (-1, 0, 1)], 4.0)
-    middle = _best(coarse)
-    fine = _search(machine, arm, schedule, seeds, [middle / 2, middle, middle * 2], 2.0)
-    rate = _best(fine)
-    tried = [Tried(each, float(found.mean()), float(found.std(ddof=1)), len(found)) for each, found in coarse.items()]
-    tried += [Tried(each, float(found.mean()), float(found.std(ddof=1)), len(found)) for each, found in fine.items()]
-    return Tuning(rate, min(fine) < rate < max(fine), tried, fine[rate].tolist())
+    few, center = seeds[:COARSE_SEEDS], CENTERS[schedule.optimizer]
+    coarse = _try(machine, arm, schedule, few, [center * 4.0**k for k in (-1, 0, 1)])
+    coarse |= _extend(machine, arm, schedule, few, coarse, 4.0, _score)
+    middle = _best(_score(coarse))
+    fine = _try(machine, arm, schedule, seeds, [middle * STEP**k for k in (-2, -1, 0, 1, 2)])
+    fine |= _extend(machine, arm, schedule, seeds, fine, STEP, _smooth)
+    smooth = _smooth(fine)
+    rate = _best(smooth)
+    tried = [
+        Tried(each, float(found.mean()), float(found.std(ddof=1)), len(found))
+        for accuracies in (coarse, fine)
+        for each, found in accuracies.items()
+    ]
+    return Tuning(rate, min(smooth) < rate < max(smooth), tried, fine[rate].tolist())
 
 
-def _search(
-    machine: Machine, arm: Arm, schedule: Schedule, seeds: NDArray[np.int64], rates: list[float], factor: float
-) -> dict[float, NDArray[np.float64]]:
-    """Return the accuracies of each rate's seeds; the grid grows until its best rate is not at its edge."""
-    found: dict[float, NDArray[np.float64]] = {}
+def _try(machine: Machine, arm: Arm, schedule: Schedule, seeds: NDArray[np.int64], rates: list[float]) -> Accuracies:
+    """Return the accuracies of each rate's seeds."""
+    curves = train(machine, arm, np.tile(seeds, len(rates)), np.repeat(rates, len(seeds)), schedule)
+    return dict(zip(rates, curves.test["accuracy"].reshape(len(rates), -1), strict=True))
+
+
+def _extend(
+    machine: Machine, arm: Arm, schedule: Schedule, seeds: NDArray[np.int64], tried: Accuracies, factor: float,
+    score: Callable[[Accuracies], dict[float, float]],
+) -> Accuracies:  # fmt: skip
+    """Return what has to be tried beside `tried` until the best score is not at an edge of the scores."""
+    found: Accuracies = {}
     for _ in range(MOST_EXTENSIONS):
-        curves = train(machine, arm, np.tile(seeds, len(rates)), np.repeat(rates, len(seeds)), schedule)
-        parts = curves.test["accuracy"].reshape(len(rates), -1)
-        found |= dict(zip(rates, parts, strict=True))
-        best = _best(found)
-        if min(found) < best < max(found):
+        scores = score(tried | found)
+        best, rates = _best(scores), sorted(tried | found)
+        if min(scores) < best < max(scores):
             break
-        rates = [best / factor if best == min(found) else best * factor]
+        found |= _try(machine, arm, schedule, seeds, [rates[0] / factor if best == min(scores) else rates[-1] * factor])
     return found
 
 
-def _best(found: dict[float, NDArray[np.float64]]) -> float:
-    return max(found, key=lambda rate: found[rate].mean() - found[rate].std(ddof=1))
+def _score(accuracies: Accuracies) -> dict[float, float]:
+    return {rate: float(found.mean() - found.std(ddof=1)) for rate, found in accuracies.items()}
+
+
+def _smooth(accuracies: Accuracies) -> dict[float, float]:
+    """Return each rate's score averaged with its neighbours'; the rates at the edges have none."""
+    scores = sorted(_score(accuracies).items())
+    return {scores[i][0]: sum(score for _, score in scores[i - 1 : i + 2]) / 3 for i in range(1, len(scores) - 1)}
+
+
+def _best(scores: Mapping[float, float]) -> float:
+    return max(scores, key=lambda rate: scores[rate])
