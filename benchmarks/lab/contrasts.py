@@ -35,6 +35,11 @@ SIMULATE: tuple[Contrast, ...] = (
     Contrast("correlation", "grpo", "Is the correlation rule better than GRPO?"),
     Contrast("correlation", "dr_grpo", "Is the correlation rule better than Dr. GRPO?"),
     Contrast("correlation", "lambda", "Is the correlation rule better than the paper's?"),
+    Contrast("balanced_correlation", "dapo", "Is the balanced correlation rule better than DAPO?"),
+    Contrast("balanced_correlation", "grpo", "Is it better than GRPO?"),
+    Contrast("balanced_correlation", "dr_grpo", "Is it better than Dr. GRPO?"),
+    Contrast("balanced_correlation", "balanced", "Is it better than Balanced Aggregation?"),
+    Contrast("balanced_correlation", "correlation", "Do the signs add to the correlation rule?"),
     Contrast("placebo", "correlation", "Does λ's path hold anything about its own run?"),
     Contrast("dapo_again", "dapo", "Tuning noise: the same method, tuned on other seeds."),
 )
@@ -53,17 +58,17 @@ REGIMES: tuple[str, ...] = (
 )  # fmt: skip
 
 CORE: tuple[str, ...] = (
-    "dapo", "grpo", "correlation", "dr_grpo", "lambda", "dapo_again", "balanced", "delta_l_1", "lambda_lr10",
-    "relative_power", "placebo", "validation",
+    "dapo", "grpo", "balanced_correlation", "correlation", "dr_grpo", "lambda", "balanced", "dapo_again", "delta_l_1",
+    "lambda_lr10", "relative_power", "placebo", "validation",
 )  # fmt: skip
 """The methods of the contrasts, in the order in which they run."""
 
 EXTRA: tuple[str, ...] = (
-    "power_-1.5", "power_-1", "power_-0.5", "power_+0.5", "prompt_mean", "delta_l_075", "lambda_lr1", "linear",
-    "contextual",
+    "signs_correlation", "power_-1.5", "power_-1", "power_-0.5", "power_+0.5", "prompt_mean", "delta_l_075",
+    "lambda_lr1", "linear", "contextual",
 )  # fmt: skip
 """Methods that are shown in the table, and fixed λ as an oracle; no contrast is declared for them."""
 
 ADAM_REGIMES: tuple[str, ...] = ("stuck", "failfast", "noise", "lost")
-ADAM_ARMS: tuple[str, ...] = ("dapo", "grpo", "correlation", "lambda", "dr_grpo")
+ADAM_ARMS: tuple[str, ...] = ("dapo", "grpo", "balanced_correlation", "correlation", "lambda", "dr_grpo")
 """What is run again with Adam."""

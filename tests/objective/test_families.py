@@ -10,6 +10,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import (
     FAMILIES,
     LEARNABLE,
@@ -82,7 +83,8 @@ def test_inactive_lengths_have_no_say(family: str, group: Group, lam: float) -> 
 @pytest.mark.parametrize("family", LEARNABLE)
 @for_all(group=groups(min_size=2, all_active=True), lam=st.floats(0.01, 5), sign=st.sampled_from([-1, 1]))
 def test_positive_lambda_prefers_long_responses(family: str, group: Group, lam: float, sign: int) -> None:
-    weights = weigh(build(family, sign * lam), group.lengths)
+    """Among all, or among those with the same sign of A."""
+    weights = weigh(build(family, sign * lam), group.lengths, advantages=torch.ones_like(group.lengths))
     longer = group.lengths[:, :, None] > group.lengths[:, None, :]
     difference = (weights[:, :, None] - weights[:, None, :]) * sign
     assert (difference[longer] >= -1e-12).all()
@@ -95,8 +97,9 @@ def test_positive_lambda_prefers_long_responses(family: str, group: Group, lam: 
 def test_derivative_closed_form_equals_autograd(family: str, group: Group, lam: float, r: float) -> None:
     model = build(family, lam, r=r)
     count = count_tokens(group.lengths, group.active, "group")
-    closed = model.derivative(group.lengths, count.mean_length, group.active)
-    objective = preference_objective(model, group.surrogates, group.lengths, count, group.active)
+    advantages = alternating(group.lengths)
+    closed = model.derivative(group.lengths, count.mean_length, group.active, advantages=advantages)
+    objective = preference_objective(model, group.surrogates, group.lengths, count, group.active, advantages=advantages)
     (slope,) = torch.autograd.grad(objective, model.lam)
     terms = closed * group.surrogates / count.denominator
     largest = 1 + float(terms.abs().sum())  # the sum may cancel, and its rounding follows its terms
@@ -113,7 +116,8 @@ def test_derivative_equals_finite_difference(family: str, group: Group, lam: flo
         # The floor has a kink: a difference quotient across it is neither slope.
         masks = [floored_responses(model, group) for model in (up, down)]
         assume(torch.equal(*masks))
-    arguments = (group.lengths, count_tokens(group.lengths, group.active).mean_length, group.active)
+    mean_length = count_tokens(group.lengths, group.active).mean_length
+    arguments = (group.lengths, mean_length, group.active, None, alternating(group.lengths))
     quotient = (up(*arguments) - down(*arguments)).detach() / (2 * step)
     torch.testing.assert_close(middle.derivative(*arguments), quotient, rtol=1e-5, atol=1e-5)
 
@@ -162,7 +166,10 @@ def test_lambda_gradient_follows_the_length_advantage_correlation() -> None:
     for family in LEARNABLE:
         for sign in (1, -1):
             model = build(family)
-            preference_objective(model, sign * advantages * lengths, lengths, count_tokens(lengths)).backward()
+            surrogates = sign * advantages * lengths
+            preference_objective(
+                model, surrogates, lengths, count_tokens(lengths), advantages=sign * advantages
+            ).backward()
             assert model.lam.grad is not None
             assert model.lam.grad * sign > 0
 
@@ -190,6 +197,34 @@ def test_dr_grpo_divides_the_sum_by_a_constant(group: Group) -> None:
     lengths = group.lengths.clamp(min=1)
     total = preference_objective(build("dr_grpo"), group.surrogates, lengths, count_tokens(lengths))
     torch.testing.assert_close(total, group.surrogates.sum() / (lengths.numel() * MAX_LENGTH))
+
+
+@for_all(group=groups(), seed=st.integers(0, 99))
+def test_balanced_power_contains_grpo_and_balanced_aggregation(group: Group, seed: int) -> None:
+    """λ = −1 is GRPO with a count per prompt at β = 0 and Balanced Aggregation at β = 1; tokens keep their total."""
+    lengths, active = group.lengths.clamp(min=1), group.active
+    signs = torch.randint(-1, 2, lengths.shape, generator=torch.Generator().manual_seed(seed)).double()
+    mean_length = count_tokens(lengths, active, "group").mean_length
+    for balance, family in ((0.0, "grpo"), (1.0, "balanced")):
+        weights = build("balanced_power", -1.0, balance=balance)(lengths, mean_length, active, None, signs)
+        torch.testing.assert_close(weights, build(family)(lengths, mean_length, active, None, signs))
+    between = build("balanced_power", -1.7)(lengths, mean_length, active, None, signs)
+    tokens = lengths * active
+    torch.testing.assert_close((between * tokens).sum(-1), tokens.sum(-1).double())
+
+
+def test_balanced_power_by_hand() -> None:
+    """Base b = √(ℓ ℓ̄_s): lengths 4 and 16 of positive A (mean 10), 40 of negative A; f = b^λ Σ ℓ / Σ ℓ b^λ."""
+    lengths, advantages = torch.tensor([[4, 16, 40]]), torch.tensor([[0.5, 0.5, -1.0]])
+    b = torch.tensor([[40.0**0.5, 160.0**0.5, 40.0]], dtype=torch.float64)
+    expected = b**-1 * 60 / (lengths / b).sum()
+    torch.testing.assert_close(weigh(build("balanced_power", -1.0), lengths, None, advantages), expected)
+
+
+@pytest.mark.parametrize("balance", [-0.1, 1.1, float("nan")])
+def test_a_balance_that_is_no_share_is_refused(balance: float) -> None:
+    with pytest.raises(UserError, match=r"model\.preference\.balance"):
+        FamilyConfig(balance=balance)
 
 
 @for_all(group=groups(all_active=True))
@@ -220,7 +255,7 @@ def test_nothing_is_nan(family: str, lam: float, lengths: list[list[int]]) -> No
         ones = torch.ones_like(tensor).double()
         objective = preference_objective(model, ones, tensor, count, active, advantages=alternating(tensor))
         assert objective.isfinite()
-        assert model.derivative(tensor, count.mean_length, active).isfinite().all()
+        assert model.derivative(tensor, count.mean_length, active, None, alternating(tensor)).isfinite().all()
         if family in LEARNABLE:
             (slope,) = torch.autograd.grad(objective, model.lam)
             assert slope.isfinite()
@@ -244,7 +279,8 @@ def test_standardised_lengths_by_hand() -> None:
 def test_inactive_responses_have_no_derivative_and_are_never_floored(family: str, group: Group, lam: float) -> None:
     model = build(family, lam, r=0.3)
     mean_length = count_tokens(group.lengths, group.active).mean_length
-    assert not model.derivative(group.lengths, mean_length, group.active)[~group.active].any()
+    derivative = model.derivative(group.lengths, mean_length, group.active, None, alternating(group.lengths))
+    assert not derivative[~group.active].any()
     if model.family.floored is not None:
         assert not floored_responses(model, group)[~group.active].any()
 

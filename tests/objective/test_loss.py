@@ -151,7 +151,8 @@ def test_lambda_gradient_through_micro_batches_is_that_of_the_whole_loss(family:
     lengths = mask.sum(-1).view(2, 3)
     count = count_tokens(lengths)
     model = preference(0.7, family=family)
-    weights = (model(lengths, count.mean_length) / count.denominator).flatten()
+    signs = advantages.view(2, 3)
+    weights = (model(lengths, count.mean_length, advantages=signs) / count.denominator).flatten()
     parts = [
         policy_loss(
             TokenLogprobs(*(v[rows] for v in logprobs)), mask[rows], advantages[rows], weights[rows], EVERYTHING
@@ -160,7 +161,7 @@ def test_lambda_gradient_through_micro_batches_is_that_of_the_whole_loss(family:
     ]
     surrogates = torch.cat([part.surrogates for part in parts])
     (direct,) = torch.autograd.grad(-(weights * surrogates).sum(), model.lam)
-    objective = preference_objective(model, surrogates.view(2, 3), lengths, count)
+    objective = preference_objective(model, surrogates.view(2, 3), lengths, count, advantages=signs)
     assert -objective.item() == pytest.approx(sum(part.loss.item() for part in parts))
     (slope,) = torch.autograd.grad(-objective, model.lam)
     torch.testing.assert_close(slope, direct)

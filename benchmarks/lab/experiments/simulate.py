@@ -19,7 +19,7 @@ from benchmarks.lab.simulator.train import Schedule
 from benchmarks.lab.statistics import Finding, at_equal_tokens, describe_power, find_contrasts
 
 NULLS = {"equal", "shuffled"}
-NULL_ARMS = ("dapo", "grpo", "correlation", "lambda", "lambda_lr10", "dr_grpo")
+NULL_ARMS = ("dapo", "grpo", "balanced_correlation", "correlation", "lambda", "lambda_lr10", "dr_grpo")
 GATE = 0.3
 """Length matters in a regime if |corr(ℓ, A)| is at least this, early and at two thirds of DAPO's run."""
 

@@ -55,6 +55,13 @@ def batch_power(lam: float, label: str | None = None) -> Arm:
 
 CORRELATION = replace(batch_power(0.0, "λ by correlation"), rule="correlation")
 
+
+def balanced_power(balance: float, label: str) -> Arm:
+    """Return the arm whose λ follows the correlation in the family balanced_power."""
+    preference = PreferenceConfig(family="balanced_power", learn="fixed", balance=balance)
+    return Arm(label=label, preference=preference, rule="correlation")
+
+
 ARMS: dict[str, Arm] = {
     "dapo": _fixed("uniform", "DAPO (token mean)"),
     "dapo_again": _fixed("uniform", "DAPO, tuned again"),
@@ -84,6 +91,8 @@ ARMS: dict[str, Arm] = {
         rule="validation",
     ),
     "correlation": CORRELATION,
+    "balanced_correlation": balanced_power(0.5, "λ by correlation, balanced"),
+    "signs_correlation": balanced_power(1.0, "λ by correlation, signs alone"),
     "placebo": replace(CORRELATION, label="λ of another seed (placebo)", placebo=True),
 }
 """Every method by name."""

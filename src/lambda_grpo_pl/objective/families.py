@@ -3,7 +3,8 @@
 A family maps the lengths of a group to f [B, G] with 0 at inactive responses. Z = Σ ℓ and ℓ̄ count the same responses,
 so J = Σ f S / Z is GRPO with f = ℓ̄/ℓ, DAPO with f = 1, Dr. GRPO with f = ℓ̄/L_max and Balanced Aggregation with f = ℓ̄
 over the mean length of the responses with the same sign of A, exactly. The other families have mean 1 over a group's
-active responses, `batch_power` over the update's. Those that λ shapes also have a closed-form derivative df/dλ.
+active responses (`batch_power` over the update's, `balanced_power` over the group's tokens). Those that λ shapes also
+have a closed-form derivative df/dλ.
 
 To add a family: write its weights (and its derivative, if λ is to be learned), enter it in `FAMILIES`, and add any new
 constant to `FamilyConfig`. Nothing outside this file lists the families.
@@ -29,13 +30,17 @@ class FamilyConfig:
     """Which family weighs the lengths, and the constants in its formula."""
 
     family: str = "power_softmax"
-    """uniform (DAPO), grpo, dr_grpo, delta_l, balanced, power_softmax (λ-GRPO), linear, relative_power, batch_power."""
+    """uniform (DAPO), grpo, dr_grpo, delta_l, balanced, power_softmax (λ-GRPO), linear, relative_power, batch_power,
+    balanced_power."""
     r: float = 1 / 9
     """How far one standard deviation of length moves h = 1 + r z. 1/9 (the paper's) keeps h > 0 for groups up to 81."""
     h_floor: float = 0.01
     """Smallest h (power_softmax) or 1 + λ r z (linear). If many responses are floored and λ < 0, also set min_ess."""
     alpha: float = 0.75
     """The exponent of delta_l. Its authors recommend 0.75 for mathematics and 1 for countdown."""
+    balance: float = 0.5
+    """The share of balanced_power's exponent that goes to the mean length of the responses with the same sign of A: at
+    λ = −1, 0 is GRPO's weight per response, 1 Balanced Aggregation."""
     max_length: int | None = None
     """L_max of dr_grpo in tokens; null takes rollout.sampling.max_tokens."""
 
@@ -48,6 +53,8 @@ class FamilyConfig:
             raise UserError(f"model.preference.h_floor is {self.h_floor}: choose a number between 0 and 1.")
         if not math.isfinite(self.alpha):
             raise UserError(f"model.preference.alpha is {self.alpha}: choose a finite number.")
+        if not 0 <= self.balance <= 1:
+            raise UserError(f"model.preference.balance is {self.balance}: choose a number from 0 to 1.")
         if self.max_length is not None and self.max_length < 1:
             raise UserError(
                 f"model.preference.max_length is {self.max_length}: choose a positive number of tokens, or null."
@@ -110,13 +117,7 @@ def balanced(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
     A token mean over the better responses and one over the worse, each counted by its number of responses (Balanced
     Aggregation, 2605.04077). Errors: `ValueError` without advantages.
     """
-    if group.advantages is None:
-        raise ValueError("The family balanced reads the sign of the advantages: pass them as `advantages`.")
-    weights = torch.zeros_like(group.lengths)
-    for sign in (-1, 0, 1):
-        members = group.active & (group.advantages.sign() == sign)
-        weights = weights + group.mean_length / group_mean(group.positive, members).clamp(min=1) * members
-    return weights
+    return group.mean_length / group.mean_length_of_sign() * group.active
 
 
 def power_softmax(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
@@ -196,6 +197,27 @@ def batch_power_derivative(group: GroupLengths, lam: Tensor, config: FamilyConfi
     return weights * (logs - total / num_responses.clamp(min=1))
 
 
+def balanced_power(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
+    """`f = b^λ Σ ℓ / Σ ℓ b^λ` over the group, b = ℓ^(1 − β) ℓ̄_s^β with β = `balance` and ℓ̄_s as in `balanced`.
+
+    The group's tokens keep their total weight: Σ f ℓ = Σ ℓ. λ = 0 is DAPO; λ = −1 is GRPO at β = 0 and Balanced
+    Aggregation at β = 1, each group with its own ℓ̄. Errors: `ValueError` without advantages.
+    """
+    shares = group.softmax(lam * _log_balanced_base(group, config) + group.positive.log())  # n f ℓ / Σ f ℓ
+    return shares / group.positive * group_mean(group.positive, group.active)
+
+
+def balanced_power_derivative(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
+    """df/dλ = f · (ln b − mean(ln b)), the mean over the group's tokens as f weighs them."""
+    weights, log_base = balanced_power(group, lam, config), _log_balanced_base(group, config)
+    shares = weights * group.positive / group_mean(group.positive, group.active).clamp(min=1)
+    return weights * (log_base - group_mean(shares * log_base, group.active))
+
+
+def _log_balanced_base(group: GroupLengths, config: FamilyConfig) -> Tensor:
+    return (1 - config.balance) * group.positive.log() + config.balance * group.mean_length_of_sign().log()
+
+
 def _grpo_lambda_by_cv(group: GroupLengths, config: FamilyConfig) -> Tensor:
     """λ = −CV/r, because f ≈ 1 + λ r z and ℓ̄/ℓ ≈ 1 − CV·z."""
     std = group_std(group.lengths, group.active, unbiased=False)
@@ -221,5 +243,6 @@ FAMILIES: dict[str, Family] = {
     "batch_power": Family(
         "batch_power", batch_power, batch_power_derivative, grpo_lambda=_grpo_lambda_of_power, spans_groups=True
     ),
+    "balanced_power": Family("balanced_power", balanced_power, balanced_power_derivative),
 }
 """Every family by the name that `model.preference.family` takes."""

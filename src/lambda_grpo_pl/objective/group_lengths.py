@@ -58,6 +58,19 @@ class GroupLengths(NamedTuple):
         centred = (self.lengths - group_mean(self.lengths, self.active)) * self.active
         return centred / (group_std(self.lengths, self.active, unbiased=False) + STD_EPS)
 
+    def mean_length_of_sign(self) -> Tensor:
+        """[B, G] the mean length in the group of the active responses with this one's sign of A; 1 if inactive.
+
+        Errors: `ValueError` without advantages.
+        """
+        if self.advantages is None:
+            raise ValueError("This family reads the sign of the advantages: pass them as `advantages`.")
+        means = torch.ones_like(self.lengths)
+        for sign in (-1, 0, 1):
+            members = self.active & (self.advantages.sign() == sign)
+            means = torch.where(members, group_mean(self.positive, members), means)
+        return means
+
     def softmax(self, logits: Tensor) -> Tensor:
         """[B, G] n · softmax over the n active responses; 0 at the others."""
         # The lowest finite number and not −inf: a group without an active response must not make NaN, nor its gradient.

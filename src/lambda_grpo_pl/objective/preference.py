@@ -1,7 +1,7 @@
 """The length preference: f [B, G] from the lengths of each group, with the one parameter λ that shapes it.
 
-f depends on lengths (`balanced` also on the sign of A), which are known before any forward pass, and a response's
-surrogate S_i is a scalar. So
+f depends on lengths (the balanced families also on the sign of A), which are known before any forward pass, and a
+response's surrogate S_i is a scalar. So
 
     dJ/dλ = Σ_i (df_i/dλ) S_i / Z_i
 
@@ -65,7 +65,7 @@ class LengthPreference(nn.Module):
         Shapes: lengths [B, G] tokens, mean_length [] or [B, 1] tokens (`TokenCount.mean_length`), active [B, G] bool,
         features [B, K] from `context_features`, advantages [B, G] → f [B, G] float64, 0 at inactive responses. `total`
         (`TokenCount.total`) adds over ranks, for a family that weighs the whole update at once.
-        Errors: `ValueError` if a contextual preference gets no features, or the family balanced no advantages.
+        Errors: `ValueError` if a contextual preference gets no features, or a balanced family no advantages.
         """
         group = GroupLengths.of(lengths, mean_length, active, advantages, total)
         lam = self.effective_lambda(features)
@@ -78,10 +78,11 @@ class LengthPreference(nn.Module):
         mean_length: Tensor,
         active: Tensor | None = None,
         features: Tensor | None = None,
+        advantages: Tensor | None = None,
         total: Total = one_part,
     ) -> Tensor:
         """df/dλ in closed form, [B, G] float64, of the same arguments as `forward`; 0 for a family without λ."""
-        group = GroupLengths.of(lengths, mean_length, active, total=total)
+        group = GroupLengths.of(lengths, mean_length, active, advantages, total)
         lam = self.effective_lambda(features).detach()
         scale = self._scale(group, lam)
         if self.family.derivative is None:
