@@ -50,6 +50,8 @@ MODEL: tuple[Contrast, ...] = (
     Contrast("lambda", "dapo", "Is the paper's rule at a rate of 0.1 equal to DAPO?"),
     Contrast("correlation", "dapo", "Is the correlation rule ever below the better of the two?"),
     Contrast("correlation", "grpo", "Is the correlation rule ever below the better of the two?"),
+    Contrast("balanced_correlation", "dapo", "Is the balanced correlation rule better than DAPO?"),
+    Contrast("balanced_correlation", "grpo", "Is it better than GRPO?"),
 )
 """The language model's contrasts, in every regime."""
 

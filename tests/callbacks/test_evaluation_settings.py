@@ -49,6 +49,13 @@ def test_a_set_that_is_no_benchmark_is_greedy_at_the_training_limit() -> None:
     assert plan.sampling == SamplingSettings(temperature=0.0, max_tokens=64)
     assert plan.rewards == ()
     assert plan.setup.reward == "2·math"
+    assert plan.setup.metric == "accuracy"
+
+
+@pytest.mark.parametrize("name", ["rouge", "chrf", "bleu"])
+def test_a_set_judged_by_overlap_has_no_right_answers(name: str) -> None:
+    plan = plan_set(PromptSource(path="mine.jsonl"), [], TRAINING, [RewardSpec(name=name)], seed=0)
+    assert plan.setup.metric == "score"
 
 
 @pytest.mark.parametrize(

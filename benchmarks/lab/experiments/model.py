@@ -29,7 +29,8 @@ from benchmarks.lab.statistics import find_contrasts
 from benchmarks.lab.store import describe_origin, write_json
 from lambda_grpo_pl.evaluation.runs import read_run
 
-METHODS = ("dapo", "grpo", "lambda", "correlation")
+METHODS = ("dapo", "grpo", "lambda", "correlation", "balanced_correlation")
+QUICK_METHODS = ("dapo", "grpo", "lambda", "correlation")
 QUICK_REGIMES = ("ledger", "fail-fast")
 GRID = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Learning rates that `model` tries, times the regime's."""
@@ -102,7 +103,7 @@ def read_scores(run: Run, runs: Path) -> NDArray[np.float64]:
 
 def run_quick(runs: Path, num_seeds: int, jobs: int) -> None:
     """Train 4 methods in 2 regimes."""
-    run_missing(list_runs(QUICK_REGIMES, dict.fromkeys(METHODS, 1.0), range(num_seeds)), runs, jobs)
+    run_missing(list_runs(QUICK_REGIMES, dict.fromkeys(QUICK_METHODS, 1.0), range(num_seeds)), runs, jobs)
 
 
 def list_runs(regimes: Sequence[str], factors: dict[str, float], seeds: Sequence[int]) -> list[Run]:

@@ -20,15 +20,16 @@ from lambda_grpo_pl.builtin.fine_tuning import FineTuningConfig
 from lambda_grpo_pl.builtin.ledger import LONG, LedgerTraces
 from lambda_grpo_pl.builtin.smollm2 import NAME, make_fine_tuned_smollm2, make_smollm2
 from lambda_grpo_pl.builtin.tasks import PREFIX
+from lambda_grpo_pl.builtin.texts import TextTraces
 from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
-from lambda_grpo_pl.builtin.warm_up import WarmUpConfig, model_config, warm_up
+from lambda_grpo_pl.builtin.warm_up import Traces, WarmUpConfig, model_config, warm_up
 from lambda_grpo_pl.builtin.word_problems import WordProblemTraces
 from lambda_grpo_pl.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
-def _regime(traces: LedgerTraces, num_steps: int = 480) -> WarmUpConfig:
+def _regime(traces: Traces, num_steps: int = 480) -> WarmUpConfig:
     """One size for all length regimes: one layer learns running totals within seconds."""
     return WarmUpConfig(traces=traces, hidden_size=64, num_layers=1, num_steps=num_steps, batch_size=32)
 
@@ -40,6 +41,8 @@ MODELS = {
     "fail-fast-tiny": _regime(LedgerTraces(habit="stop", num_digits=LONG)),
     "padding-tiny": _regime(LedgerTraces(habit="continue", mean_padding=25)),
     "equal-lengths-tiny": _regime(LedgerTraces(habit="continue")),
+    "translation-tiny": _regime(TextTraces(kind="translation"), num_steps=800),
+    "summary-tiny": _regime(TextTraces(kind="summary"), num_steps=800),
 }
 """Character models that are trained from nothing."""
 FINE_TUNED = {"smollm2-135m-words": FineTuningConfig(traces=WordProblemTraces())}

@@ -9,6 +9,7 @@ from typing import cast
 from lambda_grpo_pl.builtin.arithmetic import ArithmeticTask
 from lambda_grpo_pl.builtin.ledger import LONG, LedgerTask
 from lambda_grpo_pl.builtin.splits import Split
+from lambda_grpo_pl.builtin.texts import TextTask
 from lambda_grpo_pl.builtin.word_problems import WordProblemTask
 from lambda_grpo_pl.errors import UserError
 
@@ -19,6 +20,8 @@ TASKS: dict[str, Callable[[Split, int], Sequence[dict[str, str]]]] = {
     "arithmetic": ArithmeticTask,
     "ledger": LedgerTask,
     "long-ledger": partial(LedgerTask, num_digits=LONG),
+    "summary": partial(TextTask, kind="summary"),
+    "translation": partial(TextTask, kind="translation"),
     "word-problems": WordProblemTask,
 }
 

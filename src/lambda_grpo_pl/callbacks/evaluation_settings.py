@@ -10,7 +10,7 @@ from lambda_grpo_pl.data.benchmarks import BENCHMARKS
 from lambda_grpo_pl.data.sources import PromptSource
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.records import EvaluationSetup
-from lambda_grpo_pl.rewards import RewardSpec, describe
+from lambda_grpo_pl.rewards import RewardSpec, describe, is_graded
 from lambda_grpo_pl.sampling_settings import SamplingParameters, SamplingSettings
 
 
@@ -82,7 +82,7 @@ def plan_set(
         reward=" + ".join(spec.name if spec.weight == 1 else f"{spec.weight:g}·{spec.name}" for spec in judges),
         reward_params=judges[0].params if len(judges) == 1 else {spec.label: spec.params for spec in judges},
         reward_reads=describe(judges[0].name),
-        metric=entry.metric if entry else "accuracy",
+        metric=entry.metric if entry else "score" if any(is_graded(spec.name) for spec in judges) else "accuracy",
         **sampling.sampling_parameters(),
         stop=source.prompt_template.stop,
         seed=seed,

@@ -18,7 +18,7 @@ from lambda_grpo_pl.rewards import formats, lengths, overlap  # noqa: F401 - reg
 from lambda_grpo_pl.rewards.ahead import JudgingAhead
 from lambda_grpo_pl.rewards.calls import RewardError, groupwise
 from lambda_grpo_pl.rewards.math import answers, lenient  # noqa: F401 - likewise
-from lambda_grpo_pl.rewards.registry import REGISTRY, build, describe, import_plugins, register
+from lambda_grpo_pl.rewards.registry import REGISTRY, build, describe, import_plugins, is_graded, register
 from lambda_grpo_pl.rewards.spec import PoolConfig, RewardSpec
 from lambda_grpo_pl.rewards.suite import RewardSuite, SuiteScores, grade
 from lambda_grpo_pl.rewards.verdict import Query, Reward, Status, Verdict, Verifier
@@ -41,5 +41,6 @@ __all__ = [
     "grade",
     "groupwise",
     "import_plugins",
+    "is_graded",
     "register",
 ]

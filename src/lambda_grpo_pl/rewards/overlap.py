@@ -10,7 +10,7 @@ from lambda_grpo_pl.rewards.registry import register
 from lambda_grpo_pl.rewards.verdict import accept_any_gold
 
 
-@register("rouge")
+@register("rouge", graded=True)
 class Rouge:
     """ROUGE F-measure (Lin 2004) by rouge-score; `kind` is rouge1, rouge2, rougeL or rougeLsum."""
 
@@ -28,7 +28,7 @@ class Rouge:
         return float(self.scorer.score(str(example["answer"]), completion)[self.kind].fmeasure)
 
 
-@register("chrf")
+@register("chrf", graded=True)
 class Chrf:
     """Sentence chrF (Popović 2015) by sacrebleu over 100; `word_order` 2 is chrF++."""
 
@@ -43,7 +43,7 @@ class Chrf:
         return float(self.metric.sentence_score(completion, [str(example["answer"])]).score) / 100
 
 
-@register("bleu")
+@register("bleu", graded=True)
 class Bleu:
     """Sentence BLEU (Papineni 2002) by sacrebleu over 100, with effective order so that short sentences are not 0.
 

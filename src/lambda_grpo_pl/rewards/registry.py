@@ -20,12 +20,17 @@ KEY = "reward.functions"
 
 _READS: dict[str, str] = {}
 """Name → what the reward reads, where that is not the whole response."""
+_GRADED: set[str] = set()
+"""Names of rewards that say how good a response is, not whether it is right."""
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 
-def register(name: str, reads: str = WHOLE_RESPONSE) -> Callable[[Entry], Entry]:
-    """Register a reward function or class under `name`; `reads` says which part of a response it looks at.
+def register(name: str, reads: str = WHOLE_RESPONSE, graded: bool = False) -> Callable[[Entry], Entry]:
+    """Register a reward function or class under `name`.
+
+    `reads` says which part of a response it looks at; `graded`, that it says how good a response is and not whether it
+    is right: evaluations then show the mean score, and not the share of right responses.
 
     Example::
 
@@ -40,6 +45,8 @@ def register(name: str, reads: str = WHOLE_RESPONSE) -> Callable[[Entry], Entry]
         if REGISTRY.get(name, entry) is not entry:
             raise UserError(f"A reward named {name!r} is already registered: choose another name for {entry!r}.")
         REGISTRY[name], _READS[name] = entry, reads
+        if graded:
+            _GRADED.add(name)
         return entry
 
     return add
@@ -48,6 +55,11 @@ def register(name: str, reads: str = WHOLE_RESPONSE) -> Callable[[Entry], Entry]
 def describe(name: str) -> str:
     """Return which part of a response the reward `name` reads, in words that are printed with every score."""
     return _READS.get(name, WHOLE_RESPONSE)
+
+
+def is_graded(name: str) -> bool:
+    """Return whether the reward `name` says how good a response is, and not whether it is right."""
+    return name in _GRADED
 
 
 def build(name: str, params: Mapping[str, Any]) -> Callable[..., Any]:
