@@ -65,7 +65,9 @@ def test_the_gradient_is_autograds_of_the_packages_loss(level: str) -> None:
         np.testing.assert_allclose(surrogates[run].flatten(), out.surrogates.numpy(), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["dapo", "grpo", "dr_grpo", "delta_l_1", "balanced", "power_-1", "lambda"])
+@pytest.mark.parametrize(
+    "name", ["dapo", "grpo", "dr_grpo", "delta_l_1", "balanced", "power_-1", "lambda", "balanced_correlation"]
+)
 def test_many_runs_at_once_weigh_as_each_alone(name: str) -> None:
     _, responses, rewards = roll_out()
     preferences = Preferences(ARMS[name], 2, 96)
@@ -107,7 +109,9 @@ def test_a_runs_result_does_not_depend_on_the_runs_beside_it() -> None:
     np.testing.assert_array_equal(together[:, 1], run("stuck", ARMS["lambda"], [5])[:, 0])
 
 
-@pytest.mark.parametrize("name", ["grpo", "delta_l_1", "balanced", "power_-1.5", "lambda_lr10", "correlation"])
+@pytest.mark.parametrize(
+    "name", ["grpo", "delta_l_1", "balanced", "power_-1.5", "lambda_lr10", "correlation", "balanced_correlation"]
+)
 def test_with_equal_lengths_all_methods_are_one(name: str) -> None:
     np.testing.assert_allclose(run("equal", ARMS[name], [0, 1]), run("equal", ARMS["dapo"], [0, 1]), rtol=1e-9)
 

@@ -17,8 +17,8 @@ from benchmarks.lab.statistics import find_contrasts
 from benchmarks.lab.store import is_done, read_cell
 
 REGIMES = ("stuck", "failfast", "lost", "noise")
-RULES = ("correlation", "lambda_lr10")
-PADDED = ("dapo", "grpo", "lambda", "correlation")
+RULES = ("correlation", "balanced_correlation", "lambda_lr10")
+PADDED = ("dapo", "grpo", "lambda", "correlation", "balanced_correlation")
 ATTACK = Contrast("correlation", "dapo", "Does padding turn the correlation rule against its user?")
 COMMAND = "python -m benchmarks.lab robustness"
 

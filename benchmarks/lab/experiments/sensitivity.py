@@ -1,4 +1,4 @@
-"""How λ-GRPO and the correlation rule react to their settings, in regimes with opposite length gaps."""
+"""How λ-GRPO and the correlation rules react to their settings, in regimes with opposite length gaps."""
 
 from __future__ import annotations
 
@@ -38,6 +38,12 @@ def list_variants() -> dict[str, tuple[str, Arm]]:
         variants[f"correlation, memory {memory:g}"] = ("correlation", changed)
     changed = replace(rule, correlation=replace(rule.correlation, high=1.0))
     variants["correlation, λ up to +1"] = ("correlation", changed)
+    balanced = ARMS["balanced_correlation"]
+    for balance in (0.0, 0.25, 0.5, 0.75, 1.0):
+        changed = replace(balanced, preference=replace(balanced.preference, balance=balance))
+        variants[f"balanced, β = {balance:g}"] = ("balanced_correlation", changed)
+    changed = replace(balanced, correlation=replace(balanced.correlation, low=-1.5))
+    variants["balanced, λ down to −1.5"] = ("balanced_correlation", changed)
     return variants
 
 
@@ -90,7 +96,7 @@ def build_sections(folder: Path, simulated: Path, simulated_seeds: int, num_seed
     )
     found = {(each.cell.variant, each.cell.regime): each for each in results if each.cell.variant in list_variants()}
     rows = [[name, *(_show(found.get((name, regime))) for regime in REGIMES)] for name in list_variants()]
-    settings.add_table(["setting", *REGIMES], rows, "λ-GRPO (paper) and the correlation rule with one setting changed")
+    settings.add_table(["setting", *REGIMES], rows, "The paper's rule and the correlation rules, one setting changed")
     settings.add_command(COMMAND)
 
     shapes = Section("Sensitivity: group size and updates per rollout")
