@@ -76,6 +76,14 @@ def test_a_truncated_file_is_found_damaged(saved: Path, share: float) -> None:
     assert describe_damage(saved)
 
 
+def test_a_record_that_starts_beyond_the_file_is_found_damaged(saved: Path) -> None:
+    """The length of a header's extra field, which zip's reader believes: reading ends with EOFError, without a word."""
+    content = bytearray(saved.read_bytes())
+    content[content.rfind(b"PK\x03\x04") + 29] ^= 1 << 7
+    saved.write_bytes(content)
+    assert describe_damage(saved) == "reading it ends with EOFError"
+
+
 class Payload:
     def __reduce__(self) -> Any:
         return os.mkdir, ("executed",)
