@@ -16,7 +16,7 @@ from benchmarks.lab.report.page import Section
 from benchmarks.lab.results import Result, by_regime, read_results
 from lambda_grpo_pl.evaluation.intervals import wilson_interval
 
-ARMS = ("dapo", "grpo", "dr_grpo", "balanced", "lambda", "lambda_lr10", "correlation")
+ARMS = ("dapo", "grpo", "dr_grpo", "balanced", "lambda", "lambda_lr10", "correlation", "balanced_correlation")
 COLLAPSE = 0.5
 """A run has collapsed if its last block is below this share of its best block."""
 COMMAND = "python -m benchmarks.lab stability"

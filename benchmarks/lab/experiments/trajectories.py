@@ -17,7 +17,10 @@ from benchmarks.lab.results import Result, by_regime, read_results
 
 FIXED = {"power_-1.5": -1.5, "power_-1": -1.0, "power_-0.5": -0.5, "dapo": 0.0, "power_+0.5": 0.5}
 """The grid of fixed elasticities; DAPO is its 0."""
-RULES = ("lambda", "lambda_lr1", "lambda_lr10", "linear", "relative_power", "validation", "contextual", "correlation")
+RULES = (
+    "lambda", "lambda_lr1", "lambda_lr10", "linear", "relative_power", "validation", "contextual", "correlation",
+    "balanced_correlation",
+)  # fmt: skip
 COMMAND = "python -m benchmarks.lab trajectories"
 
 
@@ -28,7 +31,7 @@ def find_elasticity(result: Result) -> np.ndarray[Any, np.dtype[np.float64]]:
     """
     last = result.curve("lam")[:, -1]
     preference = result.record["preference"]
-    if preference["family"] in ("relative_power", "batch_power"):
+    if preference["family"] in ("relative_power", "batch_power", "balanced_power"):
         return last
     return np.asarray(last * preference["r"] / max(float(result.mean("cv")[-1]), 0.05))
 
