@@ -48,7 +48,9 @@ EVENTS = (
     Event("*", int.__mul__, (2, 4), "ends up with {} times as many"),
 )
 LARGEST = 400
-"""Totals stay between 1 and this, so that the difficulty is in the steps."""
+"""Totals of the warm-up's stories stay between 1 and this, so that the difficulty is in the steps."""
+NUM_EVENTS, LARGEST_ASKED = 2, 100
+"""Events of a question of the task, and its largest total: the model of the warm-up answers a quarter of them."""
 
 
 @dataclass(frozen=True)
@@ -105,21 +107,21 @@ class Story:
         return "\n".join([f"{self.name} starts with {self.start} {self.thing}.", *told, answer])
 
 
-def draw_story(rng: random.Random, split: Split) -> Story:
-    """Draw a story of `split` with two or three events."""
+def draw_story(rng: random.Random, split: Split, max_events: int = 3, largest: int = LARGEST) -> Story:
+    """Draw a story of `split` with two to `max_events` events and totals of 1 … `largest`."""
     while True:
         events: list[tuple[int, int]] = []
-        for _ in range(rng.randint(2, 3)):
+        for _ in range(rng.randint(2, max_events)):
             kind = rng.randrange(len(EVENTS))
             events.append((kind, rng.randint(*EVENTS[kind].amounts)))
         story = Story(*rng.choice(PEOPLE), rng.choice(THINGS), rng.randint(5, 99), tuple(events))
-        if all(0 < total <= LARGEST for total in story.totals) and split_of(story.question) == split:
+        if all(0 < total <= largest for total in story.totals) and split_of(story.question) == split:
             return story
 
 
 @dataclass(kw_only=True)
 class WordProblemTraces:
-    """Right solutions in all styles, for the warm-up."""
+    """Right solutions in all styles, for the warm-up; its stories are longer than the task's, its numbers larger."""
 
     style_weights: tuple[float, ...] = (0.45, 0.35, 0.2)
     """Share of each style: answer, steps, spoken."""
@@ -147,7 +149,9 @@ class WordProblemTask(Sequence[dict[str, str]]):
                 "answer": str(story.totals[-1]),
                 "solution": story.solve("steps"),
             }
-            for index, story in enumerate(draw_distinct(lambda rng: draw_story(rng, split), split, size, seed))
+            for index, story in enumerate(
+                draw_distinct(lambda rng: draw_story(rng, split, NUM_EVENTS, LARGEST_ASKED), split, size, seed)
+            )
         ]
 
     def __len__(self) -> int:
