@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
-from workload import GROUP_SIZE, MAX_TOKENS, NUM_PROMPTS, make_prompts, make_trainer, questions, reward
+from workload import GROUP_SIZE, MAX_TOKENS, Work, make_trainer, reward
 
 import lambda_grpo_pl.training.module as step_module
 from lambda_grpo_pl.batch import Completions
@@ -100,8 +99,8 @@ class LastingRollout(RolloutCallback):
 class Ours:
     """`lambda-grpo fit` as users run it: λ-GRPO, weight sync and self-test at each step; one step a fit."""
 
-    def __init__(self, folder: Path, sampler: str, skip_zero_advantage: bool, tokens_per_micro_batch: int) -> None:
-        config = PolicyConfig(path=str(folder), tokens_per_micro_batch=tokens_per_micro_batch)
+    def __init__(self, work: Work, sampler: str, skip_zero_advantage: bool, tokens_per_micro_batch: int) -> None:
+        config = PolicyConfig(path=work.model, tokens_per_micro_batch=tokens_per_micro_batch)
         self.module = LambdaGRPO(
             config,
             PreferenceConfig(),
@@ -111,9 +110,8 @@ class Ours:
         )
         self.rollout = LastingRollout(sampler, SAMPLING)  # type: ignore[arg-type]
         self.reward = RewardCallback([RewardSpec(name="workload.reward")])
-        self.data = PromptDataModule(
-            str(folder), PromptSource(path=str(folder / "questions.jsonl"), template="none"), [], batch_size=NUM_PROMPTS
-        )
+        source = PromptSource(path=str(work.questions), template="none")
+        self.data = PromptDataModule(work.model, source, [], batch_size=work.num_prompts)
         self.watch = self.rollout.watch = Stopwatch()
         self.watch.watch(self.module, "_step_policy", "optimizer")
 
@@ -144,9 +142,9 @@ class Floor:
     of log-probabilities: no statistics, no clip, no λ, no optimizer, no sync, no reward.
     """
 
-    def __init__(self, folder: Path, samplers: dict[str, Callable[[], Sampler]], tokens_per_micro_batch: int) -> None:
-        self.policy: Policy = load_policy(str(folder), PolicyConfig(path=str(folder), packing="packed"))
-        self.prompts = make_prompts(PromptDataModule(str(folder)).tokenizer)
+    def __init__(self, work: Work, samplers: dict[str, Callable[[], Sampler]], tokens_per_micro_batch: int) -> None:
+        self.policy: Policy = load_policy(work.model, PolicyConfig(path=work.model, packing="packed"))
+        self.prompts = work.prompts
         self.samplers, self.budget, self.seed = samplers, tokens_per_micro_batch, 0
 
     def step(self) -> Phases:
@@ -165,7 +163,7 @@ class Floor:
         return phases | {"tokens": float(completions.lengths.sum())}
 
     def learn(self, completions: Completions) -> None:
-        rows = torch.arange(NUM_PROMPTS * GROUP_SIZE)
+        rows = torch.arange(len(completions.lengths))
         weights = torch.randn(len(rows)) / float(completions.lengths.sum())
         plan = plan_micro_batches(rows, self.prompts.lengths, completions.lengths, self.budget, "packed")
         for part in plan:
@@ -177,7 +175,7 @@ class Floor:
         self.policy.zero_grad()
 
 
-def train_trl(folder: Path, num_steps: int, num_micro_batches: int, after_step: Callable[[Phases], None]) -> None:
+def train_trl(work: Work, num_steps: int, num_micro_batches: int, after_step: Callable[[Phases], None]) -> None:
     """Run TRL's GRPOTrainer with that many equal micro-batches, and call `after_step` between its steps."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
@@ -205,11 +203,11 @@ def train_trl(folder: Path, num_steps: int, num_micro_batches: int, after_step: 
         return [reward(text, {"answer": kind}) for text, kind in zip(completions, columns["answer"], strict=True)]
 
     trainer = GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
-        processing_class=AutoTokenizer.from_pretrained(folder),
+        model=AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.float32),
+        processing_class=AutoTokenizer.from_pretrained(work.model),
         reward_funcs=counting_reward,
-        args=_trl_arguments(folder, num_steps, num_micro_batches),
-        train_dataset=Dataset.from_list([{"prompt": row["question"], "answer": row["answer"]} for row in questions()]),
+        args=_trl_arguments(work, num_steps, num_micro_batches),
+        train_dataset=Dataset.from_list([{"prompt": row["question"], "answer": row["answer"]} for row in work.rows]),
         callbacks=[Between()],
     )
     trainer.remove_callback(PrinterCallback)
@@ -222,13 +220,13 @@ def train_trl(folder: Path, num_steps: int, num_micro_batches: int, after_step: 
     trainer.train()
 
 
-def _trl_arguments(folder: Path, num_steps: int, num_micro_batches: int) -> Any:
+def _trl_arguments(work: Work, num_steps: int, num_micro_batches: int) -> Any:
     """The work as TRL says it: float32, one update a rollout, no reference."""
     from trl import GRPOConfig
 
     return GRPOConfig(
-        output_dir=str(folder / "trl"),
-        per_device_train_batch_size=NUM_PROMPTS * GROUP_SIZE // num_micro_batches,
+        output_dir=str(work.questions.parent / "trl"),
+        per_device_train_batch_size=work.num_prompts * GROUP_SIZE // num_micro_batches,
         gradient_accumulation_steps=num_micro_batches,
         num_generations=GROUP_SIZE,
         max_completion_length=MAX_TOKENS,

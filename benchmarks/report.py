@@ -32,7 +32,7 @@ def write(name: str, result: dict[str, Any], packages: Sequence[str] = ("torch",
     return path
 
 
-def in_a_process(script: str, way: str, case: Sequence[object], threads: int) -> dict[str, float]:
+def in_a_process(script: str, way: str, case: object, threads: int) -> dict[str, float]:
     """Run `script --threads N --child WAY CASE`, and return the JSON of its last line."""
     command = [sys.executable, script, "--threads", str(threads), "--child", way, json.dumps(case)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,29 +1,35 @@
 """The work that is timed: a 3 M-parameter Qwen2, 32 short questions, responses of about 30 tokens, 64 at most.
 
 The model is random, and steered so that each token ends its response with one probability, `END_RATE`: lengths are then
-geometric, mean 30 at a limit of 64, as a trained model's are spread, without any training.
+geometric, mean 30 at a limit of 64, as a trained model's are spread, without any training. `real_work` is the same
+with a pretrained model and its task.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import random
 import warnings
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from lambda_grpo_pl.batch import Completions, Prompts, Rewards, RolloutBatch
+from lambda_grpo_pl.builtin.models import resolve_model_path
 from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
+from lambda_grpo_pl.builtin.word_problems import WordProblemTask
 from lambda_grpo_pl.data.batching import pad_prompts
 from lambda_grpo_pl.data.prompts import EncodedPrompt
+from lambda_grpo_pl.data.templates import render
 from lambda_grpo_pl.objective import SurrogateConfig
 from lambda_grpo_pl.policy import Layout, Policy
 from lambda_grpo_pl.policy.attention import PACKED
@@ -34,6 +40,49 @@ NUM_SETTLED = 6
 """Prompts whose group earns equal rewards: 19 %, the mean share in the demo's run."""
 END_RATE = 0.028
 """(1 − 0.972⁶⁴) / 0.028 = 30 tokens on average."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step is timed on; every response has `MAX_TOKENS` tokens at most."""
+
+    model: str
+    """Folder of the model and its tokenizer."""
+    questions: Path
+    """JSONL file, a row for each prompt; the text is sent as it is."""
+    num_prompts: int
+    num_settled: int
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The questions."""
+        return [json.loads(line) for line in self.questions.read_text(encoding="utf-8").splitlines()]
+
+    @property
+    def prompts(self) -> Prompts:
+        """The questions as token ids."""
+        return make_prompts(AutoTokenizer.from_pretrained(self.model), self.rows)
+
+
+def random_work(folder: Path) -> Work:
+    """Write the random model and its questions."""
+    save_model(folder)
+    return Work(str(folder), _write_questions(folder, questions()), NUM_PROMPTS, NUM_SETTLED)
+
+
+def real_work(folder: Path, model: str, num_prompts: int) -> Work:
+    """Write word problems for a chat model that exists, no group of which is settled."""
+    path = resolve_model_path(model)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    task = WordProblemTask("train", num_prompts)
+    rows = [{"question": render("chat", row["question"], tokenizer), "answer": "open"} for row in task]
+    return Work(path, _write_questions(folder, rows), num_prompts, 0)
+
+
+def _write_questions(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def make_model(attention: str = PACKED, **changes: Any) -> Qwen2ForCausalLM:
@@ -87,10 +136,11 @@ def reward(completion: str, example: Mapping[str, Any]) -> float:
     return 1.0 if example["answer"] == "settled" else float(zlib.crc32(completion.encode()) & 1)
 
 
-def make_prompts(tokenizer: PreTrainedTokenizerBase) -> Prompts:
-    """The questions as token ids."""
-    rows = [EncodedPrompt(tuple(tokenizer.encode(row["question"])), row) for row in questions()]
-    return pad_prompts(rows, tokenizer.pad_token_id)
+def make_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]] | None = None) -> Prompts:
+    """The questions, or those of `rows`, as token ids."""
+    rows = questions() if rows is None else rows
+    encoded = [EncodedPrompt(tokenizer.encode(row["question"]), row) for row in rows]
+    return pad_prompts(encoded, tokenizer.pad_token_id)
 
 
 def scored_rollout(

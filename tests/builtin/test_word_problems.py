@@ -35,6 +35,17 @@ def test_every_equation_is_right() -> None:
             assert eval(left) == int(right) > 0
 
 
+def test_the_task_asks_shorter_and_easier_stories_than_the_warm_up_reads() -> None:
+    rng = random.Random(0)
+    read = [draw_story(rng, "train") for _ in range(200)]
+    assert {len(story.events) for story in read} == {2, 3}
+    assert 200 < max(max(story.totals) for story in read) <= 400
+    asked = WordProblemTask("train", 200)
+    assert {row["solution"].count("=") for row in asked} == {2}
+    assert not any("-" in row["solution"] for row in asked)
+    assert 90 < max(int(row["answer"]) for row in asked) <= 100
+
+
 def test_rows_have_the_columns_that_sources_read_and_heldout_questions_do_not_repeat() -> None:
     train, test = WordProblemTask("train", 64), WordProblemTask("test", 64)
     assert set(train[0]) == {"id", "question", "answer", "solution"}

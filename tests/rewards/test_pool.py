@@ -50,7 +50,7 @@ def test_a_hang_is_killed_at_its_timeout_and_the_others_do_not_wait_for_it(pool)
 
 @pytest.mark.parametrize("num_workers", [1, 4])
 def test_a_storm_ends_within_the_stated_bound(num_workers):
-    """docs/verifier.md: N answers that hang take ⌈N / workers⌉ times the time-out, plus the workers' replacement."""
+    """Within the budget N answers that hang take ⌈N / workers⌉ times the time-out, plus the workers' replacement."""
     pool = VerifierPool(PoolConfig(timeout_s=0.3, num_workers=num_workers), {0: faulty_rewards.obey})
     run(pool, [0] * num_workers)  # workers are up
     num_calls, start = 3 * num_workers, time.monotonic()
@@ -59,6 +59,29 @@ def test_a_storm_ends_within_the_stated_bound(num_workers):
     assert 3 * 0.3 <= time.monotonic() - start < 3 * (0.3 + replacement)
     assert run(pool, [1, 2]) == [1, 2]
     pool.close()
+
+
+def test_overruns_past_the_budget_shorten_the_time_limit_of_its_own_batch_alone():
+    """docs/verifier.md: two hanging answers cost 1 s each, the other eight 0.1 s; honest answers keep their results."""
+    pool = VerifierPool(PoolConfig(timeout_s=1.0, overrun_budget_s=2.0, num_workers=1), {0: faulty_rewards.obey})
+    run(pool, [0])  # the worker is up
+    start = time.monotonic()
+    assert run(pool, [*["hang"] * 10, *range(20)]) == [*[None] * 10, *range(20)]
+    assert 2.8 <= time.monotonic() - start < 7.0
+    start = time.monotonic()
+    assert run(pool, ["hang", 1]) == [None, 1]
+    assert time.monotonic() - start >= 1.0
+    pool.close()
+
+
+def test_there_is_a_worker_for_each_core_of_the_rank(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(12))
+    assert PoolConfig().size == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert PoolConfig().size == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert PoolConfig().size == 2
+    assert PoolConfig(num_workers=1).size == 1
 
 
 def test_faults_in_a_row_do_not_end_the_pool(pool):
@@ -167,7 +190,9 @@ def test_a_function_of_main_is_refused_with_advice():
         VerifierPool(PoolConfig(), {0: function})
 
 
-@pytest.mark.parametrize("setting", [{"num_workers": 0}, {"timeout_s": 0}, {"memory_gb": -1}, {"recycle_after": 0}])
+@pytest.mark.parametrize(
+    "setting", [{"num_workers": 0}, {"timeout_s": 0}, {"overrun_budget_s": 0}, {"memory_gb": -1}, {"recycle_after": 0}]
+)
 def test_settings_that_make_no_sense_are_refused(setting):
     with pytest.raises(ValueError, match="must be"):
         PoolConfig(**setting)

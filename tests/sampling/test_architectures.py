@@ -8,8 +8,16 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.sampling import TransformersSampler, VllmSampler, VllmSettings, check_sync, probe_sequences
-from lambda_grpo_pl.sampling.vllm.checkpoint import CheckpointFormat, missing_names
+from lambda_grpo_pl.sampling import (
+    SyncError,
+    TransformersSampler,
+    VllmSampler,
+    VllmSettings,
+    check_sync,
+    probe_sequences,
+)
+from lambda_grpo_pl.sampling.vllm.checkpoint import CheckpointFormat, checkpoint_names, missing_names
+from lambda_grpo_pl.sampling.vllm.compat import import_vllm
 
 from .parts import update
 
@@ -61,7 +69,7 @@ def tiny(name: str) -> Any:
 
 
 def expected(name: str) -> str:
-    """What docs/samplers.md says: `exact` or `refused`."""
+    """What docs/samplers.md says: `exact`, `refused`, or `another model` where the first self-test ends the run."""
     rows = [line.split("|") for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     table = {row[1].strip().strip("`"): row[2].strip() for row in rows}
     return table[name]
@@ -83,6 +91,9 @@ def test_after_two_syncs_the_engine_computes_the_model_or_was_refused(name: str)
     except UserError as refusal:
         assert "rollout.sampler to transformers" in str(refusal)  # noqa: PT017  both outcomes are right
         outcome = "refused"
+    except SyncError as failure:
+        assert "the sampler computes this model differently: set rollout.sampler to transformers" in str(failure)  # noqa: PT017
+        outcome = "another model"
     assert outcome == expected(name)
 
 
@@ -106,3 +117,21 @@ def test_an_experts_tensor_of_the_engine_is_missing_until_its_layer_was_sent() -
     engine = ["a.weight", "layers.0.mlp.experts.w13_weight", "layers.1.mlp.experts.w13_weight"]
     assert missing_names(engine, ["a.weight", "layers.1.mlp.experts.0.gate_proj.weight"]) == [engine[1]]
     assert missing_names(engine, []) == engine
+
+
+def test_a_gate_that_vllm_also_registers_in_the_shared_expert_has_one_name() -> None:
+    """Qwen2-MoE: a sync sends `shared_expert_gate` alone."""
+    layer, expert = torch.nn.Module(), torch.nn.Module()
+    layer.shared_expert_gate = expert.expert_gate = torch.nn.Linear(2, 1, bias=False)
+    layer.shared_expert = expert
+    layers = torch.nn.ModuleDict({"mlp": layer})
+    assert set(checkpoint_names(layers)) == {"mlp.shared_expert_gate.weight"}
+
+
+@pytest.mark.parametrize("architecture", ["Olmo2ForCausalLM", "UnknownForCausalLM"])
+def test_an_architecture_that_vllm_runs_with_the_class_of_transformers_is_refused(architecture: str) -> None:
+    """It replaces methods of that class, and so of the policy in the same process."""
+    pytest.importorskip("vllm")
+    with pytest.raises(UserError, match=f"no implementation of {architecture} .*set rollout.sampler to transformers"):
+        import_vllm(architecture)
+    assert import_vllm("LlamaForCausalLM").__name__ == "vllm"

@@ -155,8 +155,8 @@ def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
     module.trainer.datamodule = SimpleNamespace(heldout_source=heldout)
     module.configure_model()
     assert asked == [
-        (str(folder), config, 0.7, computed),
-        ("other", config, 0.7, computed, module.policy.layouts),
+        (str(folder), config, 0.7, computed, True),
+        ("other", config, 0.7, computed, module.policy.layouts, True),
         (module.policy, [None], "the mesh", config.sharding, gathered),
     ]
     module.configure_model()

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,15 +13,23 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch import Tensor, multiprocessing
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
-from lambda_grpo_pl.policy import Policy, ShardingSettings
+from lambda_grpo_pl.policy import LoraSettings, Policy, PolicyConfig, ShardingSettings, load_policy, load_reference
 from lambda_grpo_pl.training import sharding
 from lambda_grpo_pl.training.optimization import clip_gradient
-from lambda_grpo_pl.training.sharding import check_strategy, full, shard_policy, sync_gradients, total_norm
+from lambda_grpo_pl.training.sharding import (
+    check_strategy,
+    full,
+    shard_policies,
+    shard_policy,
+    sync_gradients,
+    total_norm,
+)
 from lambda_grpo_pl.training.update import Passes, accumulate_gradient, prepare_rollout, score_rows
 from lambda_grpo_pl.training.virtual_step import alignments
 from tests.scored import random_policy, scored_batch
@@ -76,7 +85,31 @@ def check_gradients(policy: Policy, passes: Passes) -> None:
     policy.zero_grad()
 
 
-def on_one_of_two_ranks(rank: int, port: int) -> None:
+def check_what_the_first_rank_reads(folder: Path, mesh: DeviceMesh, lora: LoraSettings | None) -> None:
+    """The second rank, which reads no weights, holds its half of them, and computes what one process does."""
+    config = PolicyConfig(path=str(folder), lora=lora)
+    policy = load_policy(str(folder), config, read_weights=dist.get_rank() == 0)
+    reference = load_reference(str(folder), config, 1.0, torch.float32, read_weights=dist.get_rank() == 0)
+    shard_policies(policy, [reference], mesh, ShardingSettings(), None)
+    names = {id(parameter): name for name, parameter in policy.named_parameters()}
+    head, embedding = policy.causal_lm.get_output_embeddings(), policy.causal_lm.get_input_embeddings()
+    assert names[id(head.weight)] == names[id(embedding.weight)], "the tie is lost"
+    single = load_policy(str(folder), config)
+    adapters = {name: full(value) for name, value in policy.state_dict().items() if "lora_" in name}
+    single.load_state_dict(adapters, strict=False)  # which each process draws for itself
+    for each, alone in ((policy, single), (reference, load_reference(str(folder), config, 1.0, torch.float32))):
+        for ours, whole in zip(each.parameters(), alone.parameters(), strict=True):
+            assert torch.equal(full(ours.detach()), whole)
+            assert ours.requires_grad == whole.requires_grad
+        for ours, whole in zip(each.buffers(), alone.buffers(), strict=True):
+            assert torch.equal(ours, whole)
+    passes = Passes(budget=50, agree=lambda number: number, backward=lambda loss: loss.backward())
+    rollout = prepare_rollout(single, [], scored_batch(0), AdvantageConfig(), passes, needs_old=False)
+    scores, expected = (score_rows([each], rollout, ROWS, passes)[0] for each in (policy, single))
+    torch.testing.assert_close(scores, expected)
+
+
+def on_one_of_two_ranks(rank: int, port: int, folder: Path) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
@@ -86,14 +119,18 @@ def on_one_of_two_ranks(rank: int, port: int) -> None:
     passes = Passes(budget=50, agree=lambda number: number, backward=lambda loss: loss.backward())
     check_gradients(policy, passes)
     check_the_validation_rule(policy, passes)
+    for lora in (None, LoraSettings(rank=2)):
+        check_what_the_first_rank_reads(folder, mesh, lora)
     dist.destroy_process_group()
 
 
-def test_two_ranks() -> None:
+def test_two_ranks(tmp_path: Path) -> None:
+    tied = Qwen2Config.from_dict(random_policy().causal_lm.config.to_dict() | {"tie_word_embeddings": True})
+    Qwen2ForCausalLM(tied).save_pretrained(tmp_path)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
-    multiprocessing.spawn(on_one_of_two_ranks, args=(port,), nprocs=2)
+    multiprocessing.spawn(on_one_of_two_ranks, args=(port, tmp_path), nprocs=2)
 
 
 def test_supported_strategies_are_accepted() -> None:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from transformers import PretrainedConfig
 
-from lambda_grpo_pl.planning.tracing import build_on_meta
 from lambda_grpo_pl.policy import PolicyConfig
+from lambda_grpo_pl.policy.loading import build_on_meta
 
 
 class ModelSize(NamedTuple):

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
 from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.policy import Policy, PolicyConfig, lay_out
 from lambda_grpo_pl.policy.attention import PACKED
-from lambda_grpo_pl.policy.loading import add_lora
+from lambda_grpo_pl.policy.loading import build_on_meta
 from lambda_grpo_pl.policy.packing import ALL, PADDED, Layout
 
 ALIKE, MIXED = (1, 2), (2, 4)
@@ -109,15 +109,6 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _free(self, key: int) -> None:
         self.live -= self._bytes.pop(key)
-
-
-def build_on_meta(config: PretrainedConfig, settings: PolicyConfig, dtype: torch.dtype, attention: str | None) -> Any:
-    """Build the model that `load_policy` would load, adapters included, on the meta device."""
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention, trust_remote_code=settings.trust_remote_code
-        )
-        return model if settings.lora is None else add_lora(model, settings.lora)
 
 
 _TRACED: dict[tuple[str, str, PassShape], PassMemory] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,13 +47,17 @@ def check_checkpoint(path: str, config: PolicyConfig) -> None:
 
 
 def load_policy(
-    path: str, config: PolicyConfig, temperature: float = 1.0, compute_dtype: torch.dtype = torch.float32
+    path: str,
+    config: PolicyConfig,
+    temperature: float = 1.0,
+    compute_dtype: torch.dtype = torch.float32,
+    read_weights: bool = True,
 ) -> Policy:
     """Load the trainable policy in train mode, without dropout, its attention packed where that is exact.
 
     Weights are float32. Under LoRA the frozen base is in `compute_dtype` (what autocast computes in) unless
-    `config.lora.base_dtype` says otherwise. Every process loads all weights: under FSDP2 the host needs memory for one
-    float32 copy per rank until the policy is sharded.
+    `config.lora.base_dtype` says otherwise. Without `read_weights` all tensors are on the CPU and hold nothing, which
+    takes no memory before they are written: under FSDP2 a rank receives its shards of them (`broadcast_weights`).
 
     Raises `UserError` for a model whose log-probabilities would not be its own, or not in the layout asked for.
     """
@@ -64,9 +69,7 @@ def load_policy(
     exactness = find_exactness(model_config, config, torch.empty(0).device)
     _check_packing(config, exactness)
     dtype = torch.float32 if config.lora is None else config.lora.resolve_base_dtype(compute_dtype)
-    model = _load(path, config, model_config, exactness.attention, dtype)
-    if config.lora is not None:
-        model = add_lora(model, config.lora)
+    model = _load(path, config, model_config, exactness.attention, dtype, read_weights)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         if config.lora is not None:
@@ -78,13 +81,18 @@ def load_policy(
 
 
 def load_reference(
-    path: str, config: PolicyConfig, temperature: float, dtype: torch.dtype, layouts: tuple[Layout, ...] = ()
+    path: str,
+    config: PolicyConfig,
+    temperature: float,
+    dtype: torch.dtype,
+    layouts: tuple[Layout, ...] = (),
+    read_weights: bool = True,
 ) -> Policy:
-    """Load the frozen reference model of the KL term, in eval mode, in `dtype`.
+    """Load the frozen reference model of the KL term, in eval mode, in `dtype`; `read_weights` as in `load_policy`.
 
     Raises `UserError` if it cannot score exactly in each of the policy's `layouts`.
     """
-    path = resolve_model_path(path)
+    path, config = resolve_model_path(path), replace(config, lora=None)
     model_config = _read_config(path, config)
     turn_off_dropout(model_config)
     exactness = find_exactness(model_config, config, torch.empty(0).device)
@@ -94,7 +102,7 @@ def load_reference(
             f"The reference model {path} cannot be scored in the policy's layout {missing[0]}: set "
             "model.policy.packing to padded, or model.policy.reference_path to a model of the policy's architecture."
         )
-    model = _load(path, config, model_config, exactness.attention, dtype)
+    model = _load(path, config, model_config, exactness.attention, dtype, read_weights)
     policy = Policy(model, config, temperature, exactness.layouts, exactness.longest_row)
     return policy.requires_grad_(False).eval()
 
@@ -132,8 +140,19 @@ def _check_packing(config: PolicyConfig, exactness: Exactness) -> None:
         log.warning("%s cannot share prompts exactly: rows are packed (model.policy.packing: packed).", config.path)
 
 
-def _load(path: str, config: PolicyConfig, model_config: Any, attention: str | None, dtype: torch.dtype) -> Any:
-    return AutoModelForCausalLM.from_pretrained(
+def _load(
+    path: str,
+    config: PolicyConfig,
+    model_config: PretrainedConfig,
+    attention: str | None,
+    dtype: torch.dtype,
+    read_weights: bool,
+) -> Any:
+    if not read_weights:
+        model = build_on_meta(model_config, config, dtype, attention).to_empty(device="cpu")
+        model.tie_weights()
+        return model
+    model = AutoModelForCausalLM.from_pretrained(
         path,
         config=model_config,
         revision=config.revision,
@@ -141,6 +160,16 @@ def _load(path: str, config: PolicyConfig, model_config: Any, attention: str | N
         dtype=dtype,
         attn_implementation=attention,
     )
+    return model if config.lora is None else add_lora(model, config.lora)
+
+
+def build_on_meta(config: PretrainedConfig, settings: PolicyConfig, dtype: torch.dtype, attention: str | None) -> Any:
+    """Build the model that `load_policy` would load, adapters included, on the meta device."""
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=attention, trust_remote_code=settings.trust_remote_code
+        )
+        return model if settings.lora is None else add_lora(model, settings.lora)
 
 
 def add_lora(model: Any, lora: LoraSettings) -> Any:

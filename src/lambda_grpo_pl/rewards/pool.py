@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_CHUNK = 64
 _MAX_RESTARTS = 3
+_SHORTENED = 10
+"""The time limit is divided by this once overruns have cost a batch its `overrun_budget_s`."""
 
 
 class Call(NamedTuple):
@@ -85,6 +87,7 @@ class VerifierPool:
         self._workers: list[_Worker] = []
         self._keeper: subprocess.Popen[bytes] | None = None
         self._reported: set[str] = set()
+        self._lost_s = 0.0
 
     def run(self, calls: Sequence[Call]) -> list[Any]:
         """Results in the order of `calls`, JSON values; None for a call that overran, crashed or raised.
@@ -95,6 +98,7 @@ class VerifierPool:
             return []
         with self._lock:
             results: dict[int, Any] = {}
+            self._lost_s = 0.0
             for _ in range(_MAX_RESTARTS):
                 try:
                     self._drain(calls, results)
@@ -113,7 +117,7 @@ class VerifierPool:
         if self._keeper is None:
             self._start()
         todo = [index for index in range(len(calls)) if index not in results]
-        size = max(1, min(_MAX_CHUNK, len(todo) // (4 * self.config.num_workers)))
+        size = max(1, min(_MAX_CHUNK, len(todo) // (4 * self.config.size)))
         pending = deque(todo[start : start + size] for start in range(0, len(todo), size))
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
@@ -131,7 +135,7 @@ class VerifierPool:
                 worker.chunk.extend(pending.popleft())
                 worker.ready = False
                 self._send(worker.requests, [(index, *calls[index]) for index in worker.chunk])
-                worker.deadline = time.monotonic() + self.config.timeout_s
+                worker.deadline = time.monotonic() + self._limit_s
 
     def _collect(self, worker: _Worker, results: dict[int, Any], pending: deque[list[int]]) -> None:
         """Read what a worker wrote: replies in order, those of a chunk given up dropped, or that it is ready."""
@@ -145,7 +149,7 @@ class VerifierPool:
                 self._take_over(worker, reply["ready"], results, pending)
             elif worker.chunk and reply["call"] == worker.chunk[0]:
                 results[worker.chunk.popleft()] = self._outcome(reply)
-                worker.deadline = time.monotonic() + self.config.timeout_s if worker.chunk else float("inf")
+                worker.deadline = time.monotonic() + self._limit_s if worker.chunk else float("inf")
 
     def _take_over(self, worker: _Worker, pid: int, results: dict[int, Any], pending: deque[list[int]]) -> None:
         """The slot asks for a chunk. If calls are outstanding, their worker died and this is its replacement.
@@ -164,9 +168,15 @@ class VerifierPool:
             worker.chunk.clear()
         worker.ready, worker.pid, worker.deadline, worker.killed_for = True, pid, float("inf"), None
 
+    @property
+    def _limit_s(self) -> float:
+        """Seconds the next answer may take; short in a batch in which many overrun, so that a storm ends."""
+        return self.config.timeout_s / (_SHORTENED if self._lost_s >= self.config.overrun_budget_s else 1)
+
     def _kill_overrun(self) -> None:
         for worker in self._workers:
             if worker.deadline <= time.monotonic():
+                self._lost_s += self._limit_s
                 worker.killed_for, worker.deadline = worker.chunk[0], float("inf")
                 limit = f"reward.pool.timeout_s ({self.config.timeout_s:g} s)"
                 self._report("timeout", f"took longer than {limit} and was stopped")
@@ -202,7 +212,7 @@ class VerifierPool:
             raise _KeeperLost from None
 
     def _start(self) -> None:
-        pipes = [(os.pipe(), os.pipe()) for _ in range(self.config.num_workers)]
+        pipes = [(os.pipe(), os.pipe()) for _ in range(self.config.size)]
         worker_ends = [(request[0], reply[1]) for request, reply in pipes]
         self._keeper = subprocess.Popen(
             [sys.executable, "-c", "from lambda_grpo_pl.rewards.worker import main; main()"],

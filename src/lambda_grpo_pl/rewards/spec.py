@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,17 +51,30 @@ class RewardSpec:
 class PoolConfig:
     """Isolated workers for verifiers that may hang."""
 
-    num_workers: int = 2
-    """Number of worker processes, at most 255."""
+    num_workers: int | None = None
+    """Number of worker processes, at most 255. Null: one for each core of this rank, 2 to 8."""
     timeout_s: float = 3.0
     """Seconds one answer may take before its worker is killed and the answer counts as failed."""
+    overrun_budget_s: float = 60.0
+    """Seconds of all workers together that answers which overrun may cost a batch. Once they are spent, the batch's
+    other answers get a tenth of `timeout_s` each."""
     memory_gb: float = 2.0
     """Address space in GiB a worker may take (RLIMIT_AS, Linux); past it the answer counts as failed."""
     recycle_after: int = 20_000
     """Answers after which a worker is replaced by a fresh one."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_workers <= 255:
-            raise UserError(f"reward.pool.num_workers must be in 1..255, got {self.num_workers}.")
-        if self.timeout_s <= 0 or self.memory_gb <= 0 or self.recycle_after < 1:
-            raise UserError(f"reward.pool: timeout_s, memory_gb and recycle_after must be positive, got {self}.")
+        if self.num_workers is not None and not 1 <= self.num_workers <= 255:
+            raise UserError(f"reward.pool.num_workers must be in 1..255 or null, got {self.num_workers}.")
+        if self.timeout_s <= 0 or self.overrun_budget_s <= 0 or self.memory_gb <= 0 or self.recycle_after < 1:
+            raise UserError(
+                f"reward.pool: timeout_s, overrun_budget_s, memory_gb and recycle_after must be positive, got {self}."
+            )
+
+    @property
+    def size(self) -> int:
+        """Number of worker processes on this machine."""
+        if self.num_workers is not None:
+            return self.num_workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(2, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

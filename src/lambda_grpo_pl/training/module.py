@@ -24,7 +24,7 @@ from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, Upd
 from lambda_grpo_pl.training.optimization import ascend, clip_gradient, make_optimizer, make_scheduler
 from lambda_grpo_pl.training.placebo import LambdaPath
 from lambda_grpo_pl.training.rehearsal import rehearse_update
-from lambda_grpo_pl.training.sharding import check_strategy, gathers_rounded, shard_policies, sync_gradients
+from lambda_grpo_pl.training.sharding import check_strategy, gathered_dtype, shard_policies, sync_gradients
 from lambda_grpo_pl.training.token_metrics import UpdateStatistics, summarize_updates
 from lambda_grpo_pl.training.update import Passes, Rollout, accumulate_gradient, prepare_rollout
 from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
@@ -72,8 +72,7 @@ class LambdaGRPO(L.LightningModule):
         self.lens = lens
         self.temperature = temperature
         self.preference = LengthPreference(replace(preference, max_length=preference.max_length or max_response_tokens))
-        # λ's gradient is reduced by `_step_preference`, so DDP must not expect or average it. DDP reads the names of
-        # such parameters from this attribute; torch has no public way to set them.
+        # `_step_preference` reduces λ's gradient, so DDP must not; torch has no public way to say so.
         self._ddp_params_and_buffers_to_ignore = [f"preference.{name}" for name in self.preference.state_dict()]
         self._path: LambdaPath | None = None
         self.policy: Policy
@@ -97,19 +96,20 @@ class LambdaGRPO(L.LightningModule):
     @override
     def configure_model(self) -> None:
         """Load the policy (sharded under FSDP2) and, if the objective has a KL term, the reference."""
+        config = self.policy_config
         if hasattr(self, "policy"):
             return
-        config = self.policy_config
         dtype = torch.bfloat16 if "bf16" in self.trainer.precision else torch.float32
-        self.policy = load_policy(config.path, config, self.temperature, dtype)
+        reads = self.device_mesh is None or self.global_rank == 0  # FSDP2's other ranks receive their shards
+        self.policy = load_policy(config.path, config, self.temperature, dtype, reads)
         if self.objective.surrogate.kl_coef > 0 and config.lora is None:
             path = config.reference_path or config.path
-            self._reference = [load_reference(path, config, self.temperature, dtype, self.policy.layouts)]
+            self._reference = [load_reference(path, config, self.temperature, dtype, self.policy.layouts, reads)]
         elif self.objective.surrogate.kl_coef > 0:
             self._reference = [self.policy.without_adapters()]
         if self.device_mesh is not None:
-            rounded = torch.bfloat16 if gathers_rounded(self.trainer, self.preference.config.learn) else None
-            shard_policies(self.policy, self._reference, self.device_mesh, config.sharding, rounded)
+            gathered = gathered_dtype(self.trainer, self.preference.config.learn)
+            shard_policies(self.policy, self._reference, self.device_mesh, config.sharding, gathered)
 
     @override
     def configure_optimizers(self) -> Any:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.policy import Policy, Reference, ShardingSettings
@@ -33,11 +34,15 @@ def shard_policies(
     settings: ShardingSettings,
     dtype: torch.dtype | None,
 ) -> None:
-    """Shard the policy, and the reference if it is a model of its own; `dtype` is the policy's (`shard_policy`)."""
-    shard_policy(policy, mesh, settings, dtype)
-    for reference in references:
-        if isinstance(reference, Policy):
-            shard_policy(reference, mesh, settings, None)
+    """Shard the policy, and the reference if it is a model of its own, with the weights that the first rank has read.
+
+    `dtype` is the policy's (`shard_policy`).
+    """
+    models = [(policy, dtype), *((reference, None) for reference in references if isinstance(reference, Policy))]
+    for model, computed_in in models:
+        weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        shard_policy(model, mesh, settings, computed_in)
+        broadcast_weights(model, weights if dist.get_rank() == 0 else None, torch.device(mesh.device_type))
 
 
 def shard_policy(policy: Policy, mesh: DeviceMesh, settings: ShardingSettings, dtype: torch.dtype | None) -> None:
@@ -69,6 +74,31 @@ def shard_policy(policy: Policy, mesh: DeviceMesh, settings: ShardingSettings, d
     policy.offloaded = settings.cpu_offload
 
 
+@torch.no_grad()
+def broadcast_weights(policy: Policy, weights: Mapping[str, Tensor] | None, device: torch.device) -> None:
+    """Give every rank its shards of the first rank's weights, and its buffers, one tensor at a time.
+
+    So only the first rank reads the checkpoint, and no other holds more than one whole tensor.
+
+    Args:
+        policy: A sharded policy; call this on every rank.
+        weights: Whole parameters by name, as they were before sharding, on the first rank; None on the others.
+        device: Where the ranks' backend exchanges tensors.
+    """
+    for name, parameter in policy.named_parameters():
+        whole = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+        if weights is not None:
+            whole = weights[name].to(device).contiguous()
+        dist.broadcast(whole, src=0)
+        assert isinstance(parameter, DTensor)
+        shard = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.to_local().copy_(shard.to_local())
+    for _, buffer in policy.named_buffers():
+        whole = buffer.to(device, copy=True).contiguous()
+        dist.broadcast(whole, src=0)
+        buffer.copy_(whole)
+
+
 def _data_mesh(mesh: DeviceMesh, replicas: int) -> DeviceMesh:
     """The mesh over which weights are sharded, or replicated and sharded (hybrid sharding) with several `replicas`."""
     if replicas == 1:
@@ -82,14 +112,14 @@ def _data_mesh(mesh: DeviceMesh, replicas: int) -> DeviceMesh:
     return DeviceMesh(mesh.device_type, ranks, mesh_dim_names=("replicate", "shard"))
 
 
-def gathers_rounded(trainer: Any, learn: str) -> bool:
-    """Whether FSDP2 may gather bfloat16 weights.
+def gathered_dtype(trainer: Any, learn: str) -> torch.dtype | None:
+    """The type in which FSDP2 may gather weights: bfloat16, or None: as they are stored.
 
     The virtual step on held-out prompts is taken in float32, so it needs whole float32 weights: autocast rounds them
     for all other passes. Gathering them takes twice the traffic.
     """
     heldout = getattr(getattr(trainer, "datamodule", None), "heldout_source", None) is not None
-    return "bf16" in trainer.precision and not (heldout or learn == "validation")
+    return torch.bfloat16 if "bf16" in trainer.precision and not (heldout or learn == "validation") else None
 
 
 def drop_gathered_weights(policy: Policy) -> None:

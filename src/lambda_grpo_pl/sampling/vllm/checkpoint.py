@@ -80,6 +80,7 @@ def checkpoint_names(model: nn.Module) -> list[str]:
     names = []
     for name, _ in model.named_parameters(remove_duplicate=False):
         name = name.replace(".base_layer.", ".")  # vLLM's name for a layer that takes adapters
+        name = name.replace(".shared_expert.expert_gate.", ".shared_expert_gate.")  # one gate under two names (Qwen)
         parts = name.split(".")
         fused = next((part for part in parts if part in packed), None)
         names += [name] if fused is None else [name.replace(fused, part) for part in packed[fused]]

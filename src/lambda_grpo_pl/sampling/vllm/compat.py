@@ -43,11 +43,12 @@ def require_vllm(version: str | None) -> None:
         raise UserError(f"vLLM {version} is installed, but rollout.sampler needs vLLM {VLLM_RANGE}: {remedy}")
 
 
-def import_vllm() -> Any:
+def import_vllm(architecture: str) -> Any:
     """Import vLLM for use inside this process, with unbound threads and little output unless the environment differs.
 
     Raises:
-        UserError: If vLLM is absent or out of range.
+        UserError: If vLLM is absent or out of range, or has no implementation of `architecture`. It then runs the class
+            of transformers, whose `__init__` and `__call__` it replaces for the whole process, the policy included.
     """
     require_vllm(installed_vllm())
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over as tensors, not as messages
@@ -55,6 +56,12 @@ def import_vllm() -> Any:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     import vllm
 
+    registered = vllm.ModelRegistry.models.get(architecture)
+    if registered is None or getattr(registered, "module_name", "").endswith(".transformers"):
+        raise UserError(
+            f"vLLM {installed_vllm()} has no implementation of {architecture} that can run beside the policy: set "
+            "rollout.sampler to transformers."
+        )
     return vllm
 
 

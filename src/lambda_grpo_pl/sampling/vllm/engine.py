@@ -67,7 +67,7 @@ class VllmEngine:
         self._adapter: Any = None
         self._format = CheckpointFormat(config)
         with process_unchanged():
-            self._vllm = import_vllm()
+            self._vllm = import_vllm(self._format.architecture)
             with llvmlite_spared():
                 self._llm = self._vllm.LLM(
                     model=str(configuration_folder(config, self._format.architecture)),
