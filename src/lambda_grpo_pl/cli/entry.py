@@ -13,6 +13,7 @@ from difflib import get_close_matches
 
 from lambda_grpo_pl import __version__
 from lambda_grpo_pl.cli.help import overview, topic
+from lambda_grpo_pl.cli.options import PARSERS
 from lambda_grpo_pl.errors import UserError
 
 DEBUG_VARIABLE = "LAMBDA_GRPO_DEBUG"
@@ -80,6 +81,9 @@ def main() -> int:
 
 def _dispatch(arguments: Sequence[str]) -> int:
     command, words = arguments[0], list(arguments[1:])
+    if command in PARSERS and topic(words) is not None:
+        PARSERS[command]().print_help()
+        return 0
     if command == "compare":
         from lambda_grpo_pl.evaluation.compare import main as compare
 
@@ -101,8 +105,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if command not in RUNS:
         near = get_close_matches(command, COMMANDS, n=1)
         guess = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"{command!r} is not a command: {guess}Use one of {', '.join(COMMANDS)}.")
-    if topic(words) == "" and command not in ("plan", "serve"):  # which have options of another kind
+        raise UserError(f"{command!r} is not a command: {guess}use one of {', '.join(COMMANDS)}.")
+    if topic(words) == "":
         print(overview(command), end="")
         return 0
     return _run(arguments)
