@@ -13,6 +13,7 @@ from difflib import get_close_matches
 
 from lambda_grpo_pl import __version__
 from lambda_grpo_pl.cli.help import overview, topic
+from lambda_grpo_pl.cli.misfits import describe_misfit
 from lambda_grpo_pl.cli.options import PARSERS
 from lambda_grpo_pl.errors import UserError
 
@@ -68,8 +69,13 @@ def main() -> int:
         print(f"lambda-grpo: {point_at_settings(' '.join(str(error).split()), sys.argv[1:])}", file=sys.stderr)
         print(f"(Set {DEBUG_VARIABLE}=1 to see the traceback.)", file=sys.stderr)
         return 2
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or os.environ.get(DEBUG_VARIABLE) == "1":
+    except (RuntimeError, ImportError, OSError) as error:
+        if os.environ.get(DEBUG_VARIABLE) == "1":
+            raise
+        if misfit := describe_misfit(error):
+            print(f"lambda-grpo: {misfit}", file=sys.stderr)
+            return 2
+        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(
             f"lambda-grpo: The disk is full: {error.filename or 'a file of the run'} could not be written. Complete "
