@@ -103,10 +103,11 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
         return init(words)
     if command == "replay":
-        from lambda_grpo_pl.cli.quiet import quieten_libraries
+        from lambda_grpo_pl.cli.quiet import quieten_libraries, quieten_transformers
         from lambda_grpo_pl.cli.replay import main as replay
 
         quieten_libraries()
+        quieten_transformers()
         return replay(words)
     if command not in RUNS:
         near = get_close_matches(command, COMMANDS, n=1)

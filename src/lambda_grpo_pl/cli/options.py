@@ -54,9 +54,7 @@ def replay_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("run", metavar="RUN", help="Folder of the run: trainer.default_root_dir.")
-    parser.add_argument(
-        "--step", type=int, required=True, help="Policy update, as in the column `update` of metrics.csv."
-    )
+    parser.add_argument("--step", type=int, help="Policy update, as in the column `update` of metrics.csv.")
     parser.add_argument("--to", type=int, help="Last update, to learn from several rollouts one after another.")
     parser.add_argument("--dump", action="store_true", help="Take the rollout from RUN/dumps, where a guard kept it.")
     parser.add_argument("--out", metavar="FILE", help="Also write all numbers with all digits to a CSV file.")

@@ -42,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is not the folder of a run: it has no config.yaml.")
     store = RolloutStore(run / (DUMPS if options.dump else FOLDER))
+    if options.step is None:
+        raise UserError(f"--step is missing, the policy update to look at: {store.folder} {store.describe()}.")
     first, last = store.find(options.step).rollout, store.find(options.to or options.step).rollout
     if last < first:
         raise UserError(f"--to {options.to} comes before --step {options.step}: swap them.")
