@@ -40,3 +40,4 @@ def test_the_documented_script_trains(policy: Path, tmp_path: Path, monkeypatch:
     exec(code.replace("max_tokens=64", "max_tokens=8"), names)
     assert names["trainer"].global_step == 2
     assert "reward/right" in names["trainer"].callback_metrics
+    assert names["data"].train_source.prompt_template.name == "none"  # what the built-in model was made for

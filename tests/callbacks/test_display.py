@@ -127,6 +127,22 @@ def test_the_bar_shows_lambda_only_of_methods_that_have_one() -> None:
     assert bar.get_metrics(learned, None) == {"λ": 0.5}  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("max_steps", "expected"), [(12, (12, 7)), (-1, (50, 3))])
+def test_the_bar_counts_updates_of_the_whole_run(
+    monkeypatch: pytest.MonkeyPatch, max_steps: int, expected: tuple[int, int]
+) -> None:
+    """After a resume too, where Lightning counts those that were left; without max_steps it counts batches."""
+    bar = RolloutProgressBar()
+    trainer: Any = SimpleNamespace(max_epochs=-1, max_steps=max_steps, global_step=7, num_training_batches=50)
+    bar._trainer = trainer
+    shown: list[int] = []
+    monkeypatch.setattr(bar, "_update", lambda bar_id, current: shown.append(current))
+    for other in ("_initialize_train_progress_bar_id", "_update_metrics", "refresh"):
+        monkeypatch.setattr(bar, other, lambda *arguments: None)
+    bar.on_train_batch_end(trainer, None, None, None, 2)  # type: ignore[arg-type]
+    assert (bar.total_train_batches, *shown) == expected
+
+
 def test_the_plan_names_data_rewards_rates_sampler_and_memory(
     policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,26 +175,35 @@ def test_the_plan_names_data_rewards_rates_sampler_and_memory(
         "and 1 for λ:",
     ):
         assert part in shown, part
-    assert "chosen by auto" not in shown
+    assert "chosen by" not in shown
 
 
 @pytest.mark.parametrize(
     ("name", "installed", "expected"),
     [
-        ("auto", "0.30.0", "vLLM 0.30.0, bfloat16 (chosen by auto)"),
-        ("vllm", "0.30.0", "vLLM 0.30.0, bfloat16"),
-        ("auto", None, f"transformers {startup.importlib.metadata.version('transformers')} (chosen by auto)"),
+        ("auto", "0.30.0", "vLLM 0.30.0 in float32, chosen by rollout.sampler: auto"),
+        ("vllm", "0.30.0", "vLLM 0.30.0 in float32"),
+        (
+            "auto",
+            None,
+            f"transformers {startup.importlib.metadata.version('transformers')}, chosen by rollout.sampler: auto",
+        ),
     ],
 )
 def test_the_plan_names_the_sampler_that_auto_chose(
     monkeypatch: pytest.MonkeyPatch, name: str, installed: str | None, expected: str
 ) -> None:
+    """And the type that the engine's own `auto` stands for on this machine."""
     monkeypatch.setattr(startup, "installed_vllm", lambda: installed)
-    rollouts: Any = SimpleNamespace(sampler=SimpleNamespace(name=name, vllm=VllmSettings(dtype="bfloat16")))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    rollouts: Any = SimpleNamespace(sampler=SimpleNamespace(name=name, vllm=VllmSettings(dtype="auto")))
     assert startup._sampler(rollouts) == expected
 
 
 def test_the_engines_memory_counts_its_weights_and_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    automatic = startup._engine_memory(VllmSettings(), 2**30)
+    assert automatic == "4,096 MiB of weights and 1 GiB of key-value cache"  # float32 on CPUs
     settings = VllmSettings(dtype="bfloat16", kv_cache_gib=0.5)
     assert startup._engine_memory(settings, 2**30) == "2,048 MiB of weights and 0.5 GiB of key-value cache"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lambda_grpo_pl.callbacks import metric_names, wandb_view
 from lambda_grpo_pl.callbacks.metric_names import METRICS, find_metric
@@ -21,8 +22,9 @@ TABLES = {"completions", "preference/curve_table"}
 
 
 def loggers(folder: Path) -> str:
-    kinds = ("RunCSVLogger", "RunWandbLogger")
-    entries = (f"{{class_path: lambda_grpo_pl.callbacks.{kind}, init_args: {{save_dir: {folder}}}}}" for kind in kinds)
+    kinds = [f"lambda_grpo_pl.callbacks.{kind}" for kind in ("RunCSVLogger", "RunWandbLogger")]
+    kinds.append("lightning.pytorch.loggers.TensorBoardLogger")
+    entries = (f"{{class_path: {kind}, init_args: {{save_dir: {folder}}}}}" for kind in kinds)
     return f"--trainer.logger=[{', '.join(entries)}]"
 
 
@@ -95,6 +97,18 @@ def test_the_offline_run_holds_every_metric_and_the_tables(finished: Path, offli
     assert {name for name in logged if find_metric(name) is None} <= NOT_OURS | TABLES
 
 
+def test_tensorboard_has_the_names_and_values_of_the_csv_file(finished: Path) -> None:
+    (file,) = finished.rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file))
+    events.Reload()
+    rows = read_metrics(finished)
+    logged = {name for row in rows for name, value in row.items() if value}
+    assert set(events.Tags()["scalars"]) == logged
+    for name in logged - NOT_OURS:
+        written = [float(row[name]) for row in rows if row[name]]
+        assert [event.value for event in events.Scalars(name)] == pytest.approx(written, rel=1e-6, nan_ok=True), name
+
+
 def test_the_offline_run_says_what_was_run(finished: Path, offline: OfflineRun, policy: Path) -> None:
     assert offline.name == f"lambda {policy.name} seed 0"
     assert offline.group == f"lambda {policy.name}"
@@ -128,6 +142,7 @@ def test_a_resumed_run_continues_its_logs_and_validate_leaves_them_alone(policy:
     assert first.id == second.id
     script = (tmp_path / "wandb/upload.sh").read_text()
     assert script.count("offline-run-") == 2
+    assert script.count("|| exit 1\n") == 2  # without an account there is no view to make either
     assert str(tmp_path) not in script  # the folder can be copied to a machine with a connection
     assert "step" not in after[0]  # beside update it would be a second count, one lower
 

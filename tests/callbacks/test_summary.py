@@ -106,10 +106,17 @@ def test_an_update_that_was_not_evaluated_is_named(
     summary.on_fit_end(trainer(tmp_path, 3), None)  # type: ignore[arg-type]
     shown = capsys.readouterr().out
     assert "those of update 2; the run ended at update 3" in shown
+    assert "lambda-grpo validate" not in shown  # a run from Python has no configuration to do it with
     assert str(tmp_path / "run.png") in shown
     assert "preference_curve.csv" not in shown  # there is none
     summary.on_fit_end(trainer(tmp_path, 2), None)  # type: ignore[arg-type]
     assert "the run ended at" not in capsys.readouterr().out
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("config.yaml", "checkpoints/last.ckpt"):
+        (tmp_path / name).touch()
+    summary.on_fit_end(trainer(tmp_path, 3), None)  # type: ignore[arg-type]
+    command = f"validate --config {tmp_path / 'config.yaml'} --ckpt_path {tmp_path / 'checkpoints/last.ckpt'}` does"
+    assert command in capsys.readouterr().out
 
 
 def test_a_hidden_summary_draws_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

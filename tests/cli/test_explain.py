@@ -8,7 +8,9 @@ import pytest
 
 from lambda_grpo_pl.cli.explain import ParserError, explain, unwrap
 from lambda_grpo_pl.cli.keys import Key
+from lambda_grpo_pl.cli.main import _read_sources_again
 from tests.cli.conftest import Explains
+from tests.test_configs import BASE
 
 MISTAKES: list[tuple[list[str], str]] = [
     (["--trainer.max_step=3"], r"--trainer.max_step is not an option: did you mean trainer.max_steps\?"),
@@ -29,6 +31,40 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["--trainer.callbacks+=nowhere.Thing"], "no class nowhere.Thing.*fix its class_path.*holds nowhere.py"),
     (["--trainer.logger=Wandb"], "trainer.logger .*is Wandb, but must be a class such as lightning.pytorch.loggers"),
     (["stray"], "Unexpected argument 'stray': options start with --"),
+    (["mine.yaml"], "Unexpected argument 'mine.yaml': write --config mine.yaml"),
+    (
+        ["--data.train.template.stop", "\\n"],
+        r"data.train.template.stop \(on the command line\) is \S+, but must be a list",
+    ),
+    (
+        ["--data.train.template.stop", "\n"],
+        r"data.train.template.stop \(on the command line\) is \S+, but must be a list",
+    ),
+    (
+        ["--data.train.template", "{text: '{question}', stop: 5}"],
+        r"data.train.template.stop \(.*\) is 5, but must be a l",
+    ),
+    (
+        ["--data.train.template", "{text: '{question}', chat: 5}"],
+        r"template.chat \(.*\) is 5, but must be true or false",
+    ),
+    (
+        ["--data.train.template", "{text: '{question}', chta: 5}"],
+        r"template.chta .*did you mean data.train.template.chat",
+    ),
+    (
+        ["--reward.functions", "[{name: a, weight: x}]"],
+        r"reward.functions\[0\].weight \(.*\) is x, but must be a number",
+    ),
+    (["--reward.functions", "[{name: a}, {name: b, weight: x}]"], r"reward.functions\[1\].weight \(.*\) is x, but"),
+    (
+        ["--reward.functions", "[{name: a}, {name: b, wieght: 1}]"],
+        r"reward.functions\[1\].wieght .*is not a key: did you",
+    ),
+    (
+        ["--data.benchmarks", "[{name: a, path: b, max_tokens: x}]"],
+        r"data.benchmarks\[0\].max_tokens .*is x, but must be an",
+    ),
 ]
 
 
@@ -49,6 +85,18 @@ def test_a_mistake_is_explained(explains: Explains, arguments: list[str], senten
         ("data:\n  train: {pth: x}\n", r"data.train.pth \(.*over.yaml:2\) is not a key: did you mean data.train.path"),
         ("trainer:\n  callbacks+:\n    - class_path: mine.Nope\n", r"over.yaml:2\).*no class mine.Nope.*holds mine.py"),
         ("reward:\n  functions:\n    - name: math\n      weigth: 2\n", r"reward.functions.*weigth.*over.yaml:4"),
+        (
+            "data:\n  val: {path: x, limit: y}\n",
+            r"data.val.limit \(.*over.yaml:2\) is y, but must be an integer or null;",
+        ),
+        (
+            "data:\n  val:\n    - {path: x, limit: y}\n",
+            r"data.val\[0\].limit \(.*over.yaml:3\) is y, but must be an int",
+        ),
+        (
+            "reward:\n  functions:\n    - {name: a, weight: 1}\n    - {name: b, weight: x}\n",
+            r"reward.functions\[1\].weight \(.*over.yaml:4\) is x, but must be a number",
+        ),
     ],
 )
 def test_a_mistake_in_a_file_names_its_line(explains: Explains, tmp_path: Path, text: str, sentence: str) -> None:
@@ -85,3 +133,31 @@ Errors:
 Given value: 3"""
     assert unwrap(message) == "data.rules.max_prompt_tokens is 0: set it to 1 or more."
     assert unwrap("model.optimizer.lr is 0: set it above 0.") == "model.optimizer.lr is 0: set it above 0."
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "[{path: x, template: {text: '{question}', chta: true}}]",
+            r"data.val\[0\].template.chta .*did you mean .*chat\?",
+        ),
+        ("{path: x, template: {text: '{question}', stop: 5}}", r"data.val.template.stop .* is 5, but must be a list"),
+        (
+            "[{path: x}, {path: y, limit: z}]",
+            r"data.val\[1\].limit \(on the command line\) is z, but must be an integer",
+        ),
+    ],
+)
+def test_a_mapping_that_was_taken_for_a_path_is_read_again(
+    parser: Any, keys: dict[str, Key], text: str, sentence: str
+) -> None:
+    words = ["fit", *BASE, "--data.val", text]
+    with pytest.raises(ParserError) as caught:
+        _read_sources_again(parser._subcommands_action._name_parser_map["fit"], parser.parse_args(words).fit)
+    assert re.search(sentence, explain(str(caught.value), keys, words))
+
+
+def test_a_path_is_not_read_again(parser: Any) -> None:
+    config = parser.parse_args(["fit", *BASE, "--data.val", "val.jsonl"]).fit
+    _read_sources_again(parser._subcommands_action._name_parser_map["fit"], config)

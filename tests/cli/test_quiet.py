@@ -17,6 +17,23 @@ def test_a_warning_is_one_sentence_without_source_lines(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("LightningCLI's args parameter is intended to run from within Python like if it were from the command", False),
+        ("You defined a `validation_step` but have no `val_dataloader`. Skipping val loop.", False),
+        ("Couldn't infer the batch indices fetched from your dataloader: `ValBatches`", False),
+        ("12% of the responses were truncated", True),
+    ],
+)
+def test_what_lightning_warns_of_without_a_remedy_is_silenced(message: str, shown: bool) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quieten_libraries()
+        warnings.warn(message, stacklevel=1)
+    assert bool(caught) is shown
+
+
+@pytest.mark.parametrize(
     ("message", "kept"),
     [
         ("Seed set to 0", False),

@@ -208,20 +208,21 @@ def test_markdown_marks_what_holds_and_prints_the_settings(run, capsys):
     assert "template plain, reward math()" in text
 
 
-def test_refusals_say_what_to_change(run, tmp_path, capsys):
+def test_refusals_say_what_to_change(run, tmp_path):
+    (tmp_path / "empty").mkdir()
     one, other = run("a", "grpo", gsm8k=4), run("b", "dapo", gsm8k=5)
     for arguments, message in [
         ([one], "Nothing to compare"),
-        ([one, tmp_path / "nothing"], "holds no evaluation"),
+        ([one, tmp_path / "empty"], "holds no evaluation"),
+        ([one, tmp_path / "nothing"], "is not a folder: name the folder of a run"),
         ([one, other, "--baseline", "ppo"], "available baselines: Qwen2.5-1.5B grpo"),
         ([one, other, "--benchmarks", "aime24"], "available: gsm8k"),
         ([one, other, "--confidence", "95"], "must be between 0 and 1"),
         ([one, other, "--margin", "0"], "must be above 0"),
         ([one, run("c", "", model="", gsm8k=5), "--layout", "paper"], "does not name its model and method"),
     ]:
-        with pytest.raises(SystemExit):
+        with pytest.raises(UserError, match=message):
             main([str(argument) for argument in arguments])
-        assert message in capsys.readouterr().err
 
 
 def test_one_method_alone_is_refused_with_what_could_be_compared(run):

@@ -13,14 +13,8 @@ import torch.multiprocessing as mp
 from torchmetrics import Metric
 
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.evaluation.scores import (
-    BenchmarkScores,
-    QuestionScores,
-    QuestionTable,
-    answer_classes,
-    default_ks,
-    summarize,
-)
+from lambda_grpo_pl.evaluation.collection import BenchmarkScores
+from lambda_grpo_pl.evaluation.scores import QuestionScores, QuestionTable, answer_classes, default_ks, summarize
 
 
 def question(index, correct, extracted=None, lengths=None, truncated=None, status=None, scores=None):
@@ -149,7 +143,8 @@ def test_float_scores_survive_in_full_precision():
 
 GROUP_LIKE_NCCL = """
 import torch.distributed as dist
-from lambda_grpo_pl.evaluation.scores import BenchmarkScores, QuestionScores
+from lambda_grpo_pl.evaluation.collection import BenchmarkScores
+from lambda_grpo_pl.evaluation.scores import QuestionScores
 
 dist.init_process_group("cuda:gloo", store=dist.HashStore(), rank=0, world_size=1)  # like NCCL, no CPU backend
 scores = BenchmarkScores(1)
@@ -166,7 +161,7 @@ def test_scores_are_gathered_in_a_process_group_without_a_cpu_backend():
 def test_ranks_exchange_objects_and_never_tensors_on_the_cpu(monkeypatch):
     """A group of NCCL moves objects, and tensors only from its own device."""
     theirs = torch.tensor([question(1, [0]).as_row()], dtype=torch.float64)
-    monkeypatch.setattr("lambda_grpo_pl.evaluation.scores.num_ranks", lambda: 2)
+    monkeypatch.setattr("lambda_grpo_pl.evaluation.collection.num_ranks", lambda: 2)
     monkeypatch.setattr(dist, "get_world_size", lambda group: 2)
     monkeypatch.setattr(dist, "all_gather_object", lambda out, mine, group: out.__setitem__(slice(2), [mine, theirs]))
     for collective in ("all_gather", "barrier", "all_reduce"):

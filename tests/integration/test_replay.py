@@ -48,6 +48,12 @@ def replayed(folder: Path, tmp_path: Path, *arguments: str) -> list[dict[str, st
         return list(csv.DictReader(file))
 
 
+def test_a_replay_without_a_step_says_which_there_are(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(UserError, match=r"--step is missing, the policy update to look at: .* holds none"):
+        replay([str(tmp_path)])
+
+
 def test_twenty_steps_are_given_again_to_the_last_digit(
     whole: LambdaGRPOCLI, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,9 +27,9 @@ from lambda_grpo_pl.callbacks.lengths import check_lengths
 from lambda_grpo_pl.callbacks.question_records import empty_slots, question_records, select_unanswered
 from lambda_grpo_pl.data.benchmarks import BENCHMARKS
 from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.evaluation.collection import BenchmarkScores
 from lambda_grpo_pl.evaluation.progress import ResumableSet, set_aside_other_weights, weights_digest
 from lambda_grpo_pl.evaluation.report import BenchmarkResult, RunInfo, compute_average, scores_table, write_tables
-from lambda_grpo_pl.evaluation.scores import BenchmarkScores
 from lambda_grpo_pl.rollout.responses import as_rewards
 from lambda_grpo_pl.sampling import engine_settings
 

@@ -193,6 +193,7 @@ class RunWandbLogger(WandbLogger):
         place = f"{self.entity}/{self.project}" if self.entity else self.project
         lines = ["#!/bin/sh", "# Uploads this run to Weights & Biases and creates the project's dashboard view."]
         lines += ['cd "$(dirname "$0")" || exit 1']  # the folder of the run may have moved
-        lines += [shlex.join(["wandb", "sync", *(each.name for each in folders)])] if folders else []  # none if online
+        sync = shlex.join(["wandb", "sync", *(each.name for each in folders)])
+        lines += [f"{sync} || exit 1"] if folders else []  # none if online
         lines += [f"python -m lambda_grpo_pl.callbacks.wandb_view {shlex.quote(place)}"]
         (self.folder / "wandb" / "upload.sh").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -99,10 +99,10 @@ def _uses_vllm(rollouts: RolloutEngine) -> bool:
 
 def _sampler(rollouts: RolloutEngine) -> str:
     if _uses_vllm(rollouts):
-        chosen = f"vLLM {installed_vllm()}, {rollouts.sampler.vllm.dtype}"
+        chosen = f"vLLM {installed_vllm()} in {str(rollouts.sampler.vllm.torch_dtype).removeprefix('torch.')}"
     else:
         chosen = f"transformers {importlib.metadata.version('transformers')}"
-    return chosen + " (chosen by auto)" * (rollouts.sampler.name == "auto")
+    return chosen + ", chosen by rollout.sampler: auto" * (rollouts.sampler.name == "auto")
 
 
 def _staleness(rollouts: RolloutEngine, module: TrainedModule) -> str:
@@ -145,5 +145,5 @@ def _engine_memory(settings: VllmSettings, num_parameters: int) -> str:
     if settings.kv_cache_gib is None and torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory / GIB
         return f"{settings.gpu_memory_utilization * total:.1f} GiB of each GPU ({settings.gpu_memory_utilization:.0%})"
-    weights = num_parameters * (4 if settings.dtype == "float32" else 2) / MIB
+    weights = num_parameters * settings.torch_dtype.itemsize / MIB
     return f"{weights:,.0f} MiB of weights and {settings.kv_cache_gib or 1:g} GiB of key-value cache"

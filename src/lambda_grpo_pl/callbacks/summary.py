@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
+from lambda_grpo_pl.callbacks.checkpoint import FOLDER, LAST
 from lambda_grpo_pl.callbacks.context import ResultWriter
 from lambda_grpo_pl.callbacks.figure import TERCILES, Series, draw_run
 from lambda_grpo_pl.callbacks.gains import Gains, judge_gains, record_gains
@@ -92,10 +93,12 @@ class RunSummary(ResultWriter):
         console = Console()
         console.print(table)
         if self.evaluations and (measured := list(self.evaluations)[-1]) != trainer.global_step:
+            config, last = folder / "config.yaml", folder / FOLDER / LAST
+            command = f"lambda-grpo validate --config {config} --ckpt_path {last}"
             console.print(
                 f"The scores after training are those of update {measured}; the run ended at update "
-                f"{trainer.global_step}, which was not evaluated. `lambda-grpo validate` evaluates a checkpoint or the "
-                "exported policy.",
+                f"{trainer.global_step}, which was not evaluated."
+                + (f" `{command}` does that." if config.is_file() and last.exists() else ""),
                 soft_wrap=True,
                 highlight=False,
             )

@@ -13,6 +13,8 @@ from difflib import get_close_matches
 
 from lambda_grpo_pl import __version__
 from lambda_grpo_pl.cli.help import overview, topic
+from lambda_grpo_pl.cli.misfits import describe_misfit
+from lambda_grpo_pl.cli.options import PARSERS
 from lambda_grpo_pl.errors import UserError
 
 DEBUG_VARIABLE = "LAMBDA_GRPO_DEBUG"
@@ -67,8 +69,13 @@ def main() -> int:
         print(f"lambda-grpo: {point_at_settings(' '.join(str(error).split()), sys.argv[1:])}", file=sys.stderr)
         print(f"(Set {DEBUG_VARIABLE}=1 to see the traceback.)", file=sys.stderr)
         return 2
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or os.environ.get(DEBUG_VARIABLE) == "1":
+    except (RuntimeError, ImportError, OSError) as error:
+        if os.environ.get(DEBUG_VARIABLE) == "1":
+            raise
+        if misfit := describe_misfit(error):
+            print(f"lambda-grpo: {misfit}", file=sys.stderr)
+            return 2
+        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(
             f"lambda-grpo: The disk is full: {error.filename or 'a file of the run'} could not be written. Complete "
@@ -80,6 +87,9 @@ def main() -> int:
 
 def _dispatch(arguments: Sequence[str]) -> int:
     command, words = arguments[0], list(arguments[1:])
+    if command in PARSERS and topic(words) is not None:
+        PARSERS[command]().print_help()
+        return 0
     if command == "compare":
         from lambda_grpo_pl.evaluation.compare import main as compare
 
@@ -93,16 +103,17 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
         return init(words)
     if command == "replay":
-        from lambda_grpo_pl.cli.quiet import quieten_libraries
+        from lambda_grpo_pl.cli.quiet import quieten_libraries, quieten_transformers
         from lambda_grpo_pl.cli.replay import main as replay
 
         quieten_libraries()
+        quieten_transformers()
         return replay(words)
     if command not in RUNS:
         near = get_close_matches(command, COMMANDS, n=1)
         guess = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"{command!r} is not a command: {guess}Use one of {', '.join(COMMANDS)}.")
-    if topic(words) == "" and command not in ("plan", "serve"):  # which have options of another kind
+        raise UserError(f"{command!r} is not a command: {guess}use one of {', '.join(COMMANDS)}.")
+    if topic(words) == "":
         print(overview(command), end="")
         return 0
     return _run(arguments)

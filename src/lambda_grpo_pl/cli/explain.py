@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
+import yaml
+
 from lambda_grpo_pl.cli.config_files import locate_key
 from lambda_grpo_pl.cli.keys import Key, describe_type
 from lambda_grpo_pl.training.config import PRECISIONS
@@ -20,11 +22,15 @@ CLASSES = {
     "trainer.profiler": "lightning.pytorch.profilers.SimpleProfiler",
 }
 """Keys whose values name classes, with an example."""
+AS_WRITTEN = {"None": "null", "True": "true", "False": "false"}
+"""Values as Python prints them, and as YAML has them."""
 MAX_LISTED = 12
 
-_KEY = re.compile(r'Parser key "([\w.]+)"')
-_VALUE = re.compile(r"Given value: (?P<given>.*)\Z|Got value: (?P<got>[^\n]*)", re.DOTALL)
-_NESTED = re.compile(r"NestedArg\(key='([\w.]+)', val=(.*)\)", re.DOTALL)
+_KEY = re.compile(r'([ -]*)Parser key "([\w.]+)":')
+_VALUE = re.compile(r"(?:Given|Got) value: (.*)")
+_NESTED = re.compile(r"NestedArg\(key='([\w.]+)', val=(.*)\)$", re.MULTILINE)
+_READ_ITEM = "Namespace(class_path="
+"""How an item of a list looks that was read before the one that is wrong."""
 _UNKNOWN = re.compile(r"[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'")
 _OF_THE_PARSER = re.compile("Expected |Does not |Not a valid |a class path |a dict |Problem with |Unable to ")
 """What jsonargparse itself says of a value that is of another type."""
@@ -46,20 +52,19 @@ def explain(message: str, keys: Mapping[str, Key], arguments: Sequence[str]) -> 
     stray = re.match(r"unrecognized arguments: (.*)", message, re.DOTALL)
     if stray:
         return _explain_stray(stray[1], keys)
-    found = [name for name in _KEY.findall(message) if name]
-    key = ".".join(_without_repeats(found))
+    key, said = _innermost(message)
     unknown = _UNKNOWN.search(message)
     if unknown:
         name = next(filter(None, unknown.groups()))
         full = name if name.split(".")[0] in _sections(keys) and "." in name else f"{key}.{name}".lstrip(".")
-        return _explain_unknown(full, keys, arguments)
+        return _explain_unknown(full, message, keys, arguments)
     if key in CLASSES and (missing := _CLASS.search(message)):
         return (
             f"{_place(key, arguments)}: there is no class {missing[1]} ({missing[2].rstrip('.')}): fix its class_path, "
             f"or start from the folder that holds {missing[1].split('.')[0]}.py."
         )
     if key:
-        return _explain_value(key, message, keys, arguments)
+        return _explain_value(key, said, message, keys, arguments)
     return f"{' '.join(message.split()).rstrip('.')}. `lambda-grpo fit --help` lists the sections of the configuration."
 
 
@@ -69,6 +74,19 @@ def unwrap(message: str) -> str:
         return message
     reasons = [line for line in re.findall(r"^\s*- (.+)$", message, re.MULTILINE) if not _OF_THE_PARSER.match(line)]
     return reasons[0] if reasons else message
+
+
+def read_unread(value: object) -> object:
+    """Return the mapping or list that a text was meant to be, or None for anything else.
+
+    A source may be a path, so the parser takes `{path: x, limit: y}` for one where it cannot read it as a mapping.
+    """
+    texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+    unread = [text for text in texts if text.lstrip().startswith(("{", "["))]
+    try:
+        return yaml.safe_load(unread[0]) if unread else None
+    except yaml.YAMLError:
+        return None
 
 
 def suggest_key(name: str, keys: Mapping[str, Key]) -> str:
@@ -97,20 +115,22 @@ def _explain_stray(words: str, keys: Mapping[str, Key]) -> str:
     if first.startswith("--"):
         name = first.removeprefix("--").split("=")[0].rstrip("+")
         return f"{first.split('=')[0]} is not an option: {suggest_key(name, keys)}"
+    if first.endswith((".yaml", ".yml")):
+        return f"Unexpected argument {first!r}: write --config {first}."
     return f"Unexpected argument {first!r}: options start with --, and a value with spaces needs quotes around it."
 
 
-def _explain_unknown(name: str, keys: Mapping[str, Key], arguments: Sequence[str]) -> str:
-    return f"{_place(name, arguments)} is not a key: {suggest_key(name, keys)}"
+def _explain_unknown(name: str, message: str, keys: Mapping[str, Key], arguments: Sequence[str]) -> str:
+    return f"{_place(_number_items(name, message), arguments)} is not a key: {suggest_key(name, keys)}"
 
 
-def _explain_value(key: str, message: str, keys: Mapping[str, Key], arguments: Sequence[str]) -> str:
-    given = [match["given"] or match["got"] or "" for match in _VALUE.finditer(message)]
-    value = given[-1].strip() if given else ""
-    nested = _NESTED.search(value)
-    if nested:
+def _explain_value(key: str, said: str, message: str, keys: Mapping[str, Key], arguments: Sequence[str]) -> str:
+    given = _VALUE.findall(said)
+    value = given[0].strip() if given else ""
+    if nested := _NESTED.search(value):
         key = key if key.endswith(f".{nested[1]}") else f"{key}.{nested[1]}"
         value = nested[2].strip("'\"")
+    shown_key = _number_items(key, message)
     if key not in keys:
         return f"{_place(key, arguments)}: {' '.join(message.split())}."
     if value == "None" and not locate_key(key, arguments):
@@ -122,9 +142,9 @@ def _explain_value(key: str, message: str, keys: Mapping[str, Key], arguments: S
     if key in CLASSES:
         expected = f"a class such as {CLASSES[key]}, a list of classes, or false"
     quotes = " (in a shell, put quotes around a value with spaces or brackets)" if value[:1] in "[{" and value else ""
-    shown = "null" if value == "None" else value if len(value) <= 80 else f"{value[:80]}…"
+    shown = AS_WRITTEN.get(value) or (value if len(value) <= 80 else f"{value[:80]}…")
     return (
-        f"{_place(key, arguments)} is {shown or 'empty'}, but must be {expected}{quotes}; "
+        f"{_place(shown_key, arguments)} is {shown or 'empty'}, but must be {expected}{quotes}; "
         f"`lambda-grpo fit --help {key}` explains it."
     )
 
@@ -143,12 +163,27 @@ def _sections(keys: Mapping[str, Key]) -> list[str]:
     return _members("", keys)
 
 
-def _without_repeats(names: Sequence[str]) -> list[str]:
-    """Join nested messages: an inner key may repeat the outer one in full."""
-    joined: list[str] = []
-    for name in names:
-        if joined and name.startswith(".".join(joined) + "."):
-            joined = [name]
-        elif not joined or name != joined[-1]:
-            joined.append(name)
-    return joined[:2]
+def _innermost(message: str) -> tuple[str, str]:
+    """Return the key that the parser came down to before it gave up, and what it says there.
+
+    Messages are nested by indentation, and an inner key may repeat the outer one in full. Of several alternatives, the
+    one that fits farthest down is what was meant.
+    """
+    deepest: tuple[str, str] = ("", message)
+    above: list[tuple[int, str]] = []
+    for match in _KEY.finditer(message):
+        above = [(indent, key) for indent, key in above if indent < len(match[1])]
+        outer = above[-1][1] if above else ""
+        key = match[2] if not outer or match[2].startswith(f"{outer}.") else f"{outer}.{match[2]}"
+        above.append((len(match[1]), key))
+        if key.count(".") > deepest[0].count(".") or not deepest[0]:
+            deepest = key, message[match.end() :]
+    return deepest
+
+
+def _number_items(key: str, message: str) -> str:
+    """Return a key with the place of the wrong item, such as reward.functions[1].weight, if it is one of a list."""
+    outer, given = _KEY.search(message), _VALUE.findall(message)
+    if outer and given and given[-1].startswith("[") and key.startswith(f"{outer[2]}."):
+        return f"{outer[2]}[{given[-1].count(_READ_ITEM)}]{key.removeprefix(outer[2])}"
+    return key

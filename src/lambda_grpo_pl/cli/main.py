@@ -30,7 +30,7 @@ from lambda_grpo_pl.callbacks.order import SECTIONS
 from lambda_grpo_pl.callbacks.run_config import RunConfig
 from lambda_grpo_pl.cli.checks import check_machine, check_plan, check_seed, check_shares
 from lambda_grpo_pl.cli.defaults import add_default_callbacks
-from lambda_grpo_pl.cli.explain import ParserError, explain, unwrap
+from lambda_grpo_pl.cli.explain import ParserError, explain, read_unread, unwrap
 from lambda_grpo_pl.cli.help import describe_keys, topic
 from lambda_grpo_pl.cli.keys import list_keys
 from lambda_grpo_pl.cli.planned_run import strategy_name
@@ -104,6 +104,7 @@ class LambdaGRPOCLI(LightningCLI):
             raise SystemExit(0)
         try:
             super().parse_arguments(parser, args)
+            _read_sources_again(used, self.config[self.config.subcommand] if parsers else self.config)
         except ParserError as error:
             raise UserError(explain(str(error), list_keys(used), words)) from error
         check_seed((self.config[self.config.subcommand] if parsers else self.config).seed_everything)
@@ -178,6 +179,21 @@ def build(args: ArgsType = None, run: bool = True, kind: type[LambdaGRPOCLI] = L
         parser_kwargs={"parser_mode": "omegaconf+", "allow_abbrev": False},
         auto_configure_optimizers=False,
     )
+
+
+def _read_sources_again(parser: LightningArgumentParser, config: Namespace) -> None:
+    """Have the parser say what is wrong with a source that it took for a path. Raises `ParserError`."""
+    for name in ("train", "val", "heldout"):
+        value = read_unread(config.data[name])
+        if value is None:
+            continue
+        try:
+            parser.parse_object({"data": {name: value}}, defaults=False)
+        except ParserError as error:
+            if str(error).lstrip().startswith(f'Parser key "data.{name}'):
+                raise
+        except (KeyError, TypeError, ValueError):
+            continue  # what is missing beside it, which is of no interest here
 
 
 def _list_words(args: ArgsType) -> list[str]:

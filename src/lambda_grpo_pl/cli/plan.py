@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -15,6 +14,7 @@ from typing_extensions import override
 from lambda_grpo_pl.cli.checks import check_lengths, check_plan
 from lambda_grpo_pl.cli.explain import unwrap
 from lambda_grpo_pl.cli.main import BAD_SETTINGS, LambdaGRPOCLI, build
+from lambda_grpo_pl.cli.options import plan_parser
 from lambda_grpo_pl.cli.planned_run import devices_per_node, planned_run
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.planning.bfloat16 import warn_about_bfloat16
@@ -22,13 +22,6 @@ from lambda_grpo_pl.planning.gpus import GIB, Gpu, find_gpu
 from lambda_grpo_pl.planning.memory import needs_bfloat16, plan_memory
 from lambda_grpo_pl.planning.model_config import read_model_config
 from lambda_grpo_pl.planning.report import Report, as_dict, make_report, print_report
-
-USAGE = """\
-lambda-grpo plan --config FILE [--config FILE …] [--gpu NAME] [--num_gpus N] [--json] [--KEY VALUE …]
-
-Shows what a run holds on each device while it samples, trains and steps, without loading weights; whether it fits a
-GPU; the largest micro-batch that does; and what to change if it does not. It takes the configurations and arguments of
-`lambda-grpo fit`."""
 
 
 class PlanCLI(LambdaGRPOCLI):
@@ -66,11 +59,7 @@ class PlanCLI(LambdaGRPOCLI):
 
 def main(arguments: Sequence[str]) -> int:
     """Print the plan of a configuration; 0 if it fits or no GPU was named, 1 if it does not fit."""
-    own = argparse.ArgumentParser("lambda-grpo plan", usage=USAGE, allow_abbrev=False)
-    own.add_argument("--gpu", default=None, help="GPU by name (h100, a100-80, l4, …) or by its memory in GiB.")
-    own.add_argument("--num_gpus", type=int, default=None, help="GPUs per node, where trainer.devices leaves it open.")
-    own.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
-    options, rest = own.parse_known_args(arguments)
+    options, rest = plan_parser().parse_known_args(arguments)
     report = make_plan(rest, options.gpu, options.num_gpus)
     if options.json:
         print(json.dumps(as_dict(report), indent=2))

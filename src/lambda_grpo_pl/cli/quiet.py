@@ -15,6 +15,9 @@ MESSAGES = (
     r"It is recommended to use `self\.log\(.*",  # vLLM's process group makes one rank look like several
     r".*lightning\.pytorch\.loggers\.wandb.*anonymous.*",
     r"Total length of `list` across ranks is zero.*",  # data.val: []
+    r"LightningCLI's args parameter is intended to run from within Python.*",  # which `replay` does
+    r"You defined a `validation_step` but have no `val_dataloader`.*",  # the plan says so
+    r"Couldn't infer the batch indices fetched from your dataloader.*",  # predictions carry the ids of their questions
     r".*Checkpoint directory .* exists and is not empty.*",  # it also holds last.ckpt
 )
 LOGGED = (

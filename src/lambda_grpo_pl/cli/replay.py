@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from lambda_grpo_pl.callbacks.checkpoint import FOLDER as CHECKPOINTS
 from lambda_grpo_pl.cli.main import LambdaGRPOCLI, build
+from lambda_grpo_pl.cli.options import replay_parser
 from lambda_grpo_pl.cli.plugins import import_plugins, spell_out_imports
 from lambda_grpo_pl.cli.presets import resolve_presets
 from lambda_grpo_pl.errors import UserError
@@ -36,12 +36,14 @@ QUIET += ["--trainer.num_nodes=1", "--rollout.sampler=transformers", "--one_step
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command with its arguments, those of `fit` that change the method included; return its exit status."""
-    options, overrides = _parser().parse_known_args(arguments)
+    options, overrides = replay_parser().parse_known_args(arguments)
     overrides = spell_out_imports(resolve_presets(overrides))
     run = Path(options.run)
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is not the folder of a run: it has no config.yaml.")
     store = RolloutStore(run / (DUMPS if options.dump else FOLDER))
+    if options.step is None:
+        raise UserError(f"--step is missing, the policy update to look at: {store.folder} {store.describe()}.")
     first, last = store.find(options.step).rollout, store.find(options.to or options.step).rollout
     if last < first:
         raise UserError(f"--to {options.to} comes before --step {options.step}: swap them.")
@@ -135,21 +137,3 @@ def _complete(overrides: Sequence[str]) -> list[str]:
         fixed = ["learn=fixed", "contextual=false", "min_ess=null"]
         return [*(f"--model.preference.{each}" for each in fixed), *overrides]
     return list(overrides)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lambda-grpo replay",
-        description="Learn again from the recorded rollouts of a run, and compare with what the run logged.",
-        epilog="All further arguments are those of `lambda-grpo fit`. With any of them, another column shows what "
-        "these settings would have done with the same responses: --model.preference.family grpo.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", metavar="RUN", help="Folder of the run: trainer.default_root_dir.")
-    parser.add_argument(
-        "--step", type=int, required=True, help="Policy update, as in the column `update` of metrics.csv."
-    )
-    parser.add_argument("--to", type=int, help="Last update, to learn from several rollouts one after another.")
-    parser.add_argument("--dump", action="store_true", help="Take the rollout from RUN/dumps, where a guard kept it.")
-    parser.add_argument("--out", metavar="FILE", help="Also write all numbers with all digits to a CSV file.")
-    return parser

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from lambda_grpo_pl.builtin.models import resolve_model_path
 from lambda_grpo_pl.cli.main import build
+from lambda_grpo_pl.cli.options import serve_parser
 from lambda_grpo_pl.cli.plan import PlanCLI
 from lambda_grpo_pl.cli.planned_run import sampling_requests
 from lambda_grpo_pl.errors import UserError
@@ -18,23 +19,10 @@ from lambda_grpo_pl.planning.model_config import model_positions
 from lambda_grpo_pl.sampling import installed_vllm
 from lambda_grpo_pl.sampling.server.launch import ServerLaunch
 
-USAGE = """\
-lambda-grpo serve --config FILE [--config FILE …] [--port N] [--run] [--KEY VALUE …]
-
-Prints the command of a vLLM server for `rollout.sampler: server`: the policy's model, the context length that data and
-sampling need, and what training requires of log-probabilities. With --run it starts the server here. It takes the
-configurations and arguments of `lambda-grpo fit`."""
-
 
 def main(arguments: Sequence[str]) -> int:
     """Print the server's command, or run it and return its exit status."""
-    own = argparse.ArgumentParser("lambda-grpo serve", usage=USAGE, allow_abbrev=False)
-    own.add_argument("--host", default="127.0.0.1", help="Address to listen on: loopback, or a private network's.")
-    own.add_argument("--port", type=int, default=8000, help="Port to listen on.")
-    own.add_argument("--tensor_parallel", type=int, default=1, help="GPUs that a copy of the model is split over.")
-    own.add_argument("--data_parallel", type=int, default=1, help="Copies of the model behind this address.")
-    own.add_argument("--run", action="store_true", help="Start the server instead of printing its command.")
-    options, rest = own.parse_known_args(arguments)
+    options, rest = serve_parser().parse_known_args(arguments)
     launch = plan_server(rest, options)
     if not options.run:
         settings = " ".join(f"{name}={value}" for name, value in launch.environment.items())

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from lambda_grpo_pl.data.columns import ANSWER_FORMATS, AnswerFormat, AnswerList, Columns
-from lambda_grpo_pl.data.templates import find_template
+from lambda_grpo_pl.data.templates import Template, find_template
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling_settings import SamplingParameters
 
@@ -42,8 +42,8 @@ class Benchmark(SamplingParameters):
     """Where the gold is in its column: all of it, after `####`, in the last box, before a unit, in `$…$`."""
     answer_list: AnswerList | None = None
     """What a list of golds means: `any` of them is right, or `all` of them together are the answer."""
-    template: str = "plain"
-    """Prompt template by name, or a text that contains `{question}`."""
+    template: str | Template = "plain"
+    """Prompt template by name, a text that contains `{question}`, or the fields `text`, `stop`, `chat` and `system`."""
     reward: str = "math"
     """Reward function by name: what counts as correct."""
     reward_params: dict[str, Any] = field(default_factory=dict)

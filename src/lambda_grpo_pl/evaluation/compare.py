@@ -219,17 +219,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--margin", type=float, help="also test equivalence within +- this share, for example 0.01")
     parser.add_argument("--json", type=Path, help="file for the same numbers as JSON")
     arguments = parser.parse_args(argv)
-    try:
-        report = compare(
-            arguments.runs,
-            arguments.layout,
-            arguments.baseline,
-            arguments.benchmarks,
-            arguments.confidence,
-            arguments.margin,
-        )
-    except UserError as error:
-        parser.error(str(error))
+    report = compare(
+        arguments.runs,
+        arguments.layout,
+        arguments.baseline,
+        arguments.benchmarks,
+        arguments.confidence,
+        arguments.margin,
+    )
     print(as_markdown(report, by_model=arguments.layout == "paper"))
     if arguments.json:
         arguments.json.write_text(json.dumps(as_json(report), indent=2) + "\n", encoding="utf-8")

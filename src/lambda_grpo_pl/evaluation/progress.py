@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.evaluation.collection import num_ranks
 from lambda_grpo_pl.evaluation.records import (
     EvaluationSetup,
     QuestionRecord,
@@ -22,7 +23,6 @@ from lambda_grpo_pl.evaluation.records import (
     read_setup,
     write_part,
 )
-from lambda_grpo_pl.evaluation.scores import num_ranks
 
 SUPERSEDED = "superseded"
 

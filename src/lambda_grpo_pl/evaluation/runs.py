@@ -65,6 +65,8 @@ def find_evaluation(run: Path) -> Path:
 
     Raises `UserError` if there is none.
     """
+    if not run.is_dir():
+        raise UserError(f"{run} is not a folder: name the folder of a run, which is its trainer.default_root_dir.")
     if list_benchmarks(run):
         return run
     candidates = [file.parent for file in run.rglob(RUN) if list_benchmarks(file.parent)]

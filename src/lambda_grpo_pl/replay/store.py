@@ -39,7 +39,7 @@ class RolloutStore:
         """Return a rollout, all ranks together. Raises `UserError` if it is not there or cannot be read."""
         files = self._files(f"{rollout:06d}")
         if not files:
-            raise UserError(f"{self.folder} does not hold rollout {rollout}: {self._describe()}.")
+            raise UserError(f"{self.folder} does not hold rollout {rollout}: it {self.describe()}.")
         records = [_read(path) for path in files]
         if len(records) < records[0].facts.world_size:
             raise UserError(
@@ -57,7 +57,7 @@ class RolloutStore:
         for facts in self.list_facts():
             if facts.first_update < update <= facts.last_update:
                 return facts
-        raise UserError(f"{self.folder} does not hold the rollout of update {update}: {self._describe()}.")
+        raise UserError(f"{self.folder} does not hold the rollout of update {update}: it {self.describe()}.")
 
     def forget_from(self, rollout: int, rank: int) -> None:
         """Remove what a rank kept of this rollout and those after it, which are going to be made again."""
@@ -76,11 +76,12 @@ class RolloutStore:
     def _files(self, number: str = "*", rank: int | str = "*") -> list[Path]:
         return sorted(self.folder.glob(f"rollout-{number}-rank{rank}.parquet"), key=lambda path: (_number(path), path))
 
-    def _describe(self) -> str:
+    def describe(self) -> str:
+        """Say which updates' rollouts the folder holds."""
         known = self.list_facts()
         if not known:
-            return "it holds none (record.max_rollouts is how many are kept)"
-        return f"it holds the rollouts of updates {known[0].first_update + 1} to {known[-1].last_update}"
+            return "holds none (record.max_rollouts is how many are kept)"
+        return f"holds the rollouts of updates {known[0].first_update + 1} to {known[-1].last_update}"
 
 
 def _number(path: Path) -> int:
