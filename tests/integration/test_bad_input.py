@@ -203,7 +203,7 @@ def test_further_mistakes_are_one_sentence(fails: Fails, arguments: list[str], s
         ("fti", "did you mean fit"),
         ("complare", "did you mean compare"),
         ("paln", "did you mean plan"),
-        ("train", "Use one of fit"),
+        ("train", "is not a command: use one of fit"),
     ],
 )
 def test_an_unknown_command(

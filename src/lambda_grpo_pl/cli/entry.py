@@ -111,8 +111,8 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return replay(words)
     if command not in RUNS:
         near = get_close_matches(command, COMMANDS, n=1)
-        guess = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"{command!r} is not a command: {guess}use one of {', '.join(COMMANDS)}.")
+        advice = f"did you mean {near[0]}? Use" if near else "use"
+        raise UserError(f"{command!r} is not a command: {advice} one of {', '.join(COMMANDS)}.")
     if topic(words) == "":
         print(overview(command), end="")
         return 0
