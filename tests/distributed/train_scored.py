@@ -9,7 +9,7 @@ import sys
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch.distributed.tensor import DTensor
 
 from lambda_grpo_pl.objective import CorrelationConfig, PreferenceConfig, SurrogateConfig
@@ -18,16 +18,9 @@ from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig
 from lambda_grpo_pl.training.module import LambdaGRPO
 from tests.scored import ScoredData
 
-STRATEGIES = {
-    "auto": lambda: "auto",
-    "ddp": lambda: DDPStrategy(process_group_backend="gloo"),
-    "fsdp2": lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo"),
-    "offload": lambda: ModelParallelStrategy(
-        data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo"
-    ),
-    "hybrid": lambda: ModelParallelStrategy(data_parallel_size=4, tensor_parallel_size=1, process_group_backend="gloo"),
-}
+UPDATES = 10
 SHARDING = {"offload": ShardingSettings(cpu_offload=True), "hybrid": ShardingSettings(replicas=2)}
+"""What differs from plain FSDP2."""
 
 
 PREFERENCES = {
@@ -41,6 +34,7 @@ PREFERENCES = {
 
 
 NAMES = (
+    "policy/loss",
     "preference/lambda",
     "preference/slope",
     "policy/gradient_norm",
@@ -50,15 +44,27 @@ NAMES = (
 )
 
 
-class Losses(L.Callback):
-    """Keeps λ, its slope, the gradient's norm and some of the lens after every step."""
+def make_strategy(name: str, num_ranks: int) -> Strategy | str:
+    if name in ("auto", "ddp"):
+        return DDPStrategy(process_group_backend="gloo") if name == "ddp" else name
+    return ModelParallelStrategy(data_parallel_size=num_ranks, tensor_parallel_size=1, process_group_backend="gloo")
+
+
+class History(L.Callback):
+    """Keeps the policy's whole gradient of every update, and `NAMES` after it."""
 
     def __init__(self) -> None:
-        self.path: list[float] = []
+        self.gradients: list[torch.Tensor] = []
+        self.series: dict[str, list[float]] = {}
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        gradients = [whole(value.grad).flatten() for value in pl_module.policy.parameters() if value.grad is not None]
+        self.gradients.append(torch.cat(gradients))
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         for name in NAMES:
-            self.path += [float(trainer.callback_metrics[name])] if name in trainer.callback_metrics else []
+            if name in trainer.callback_metrics:
+                self.series.setdefault(name, []).append(float(trainer.callback_metrics[name]))
 
 
 def whole(value: torch.Tensor) -> torch.Tensor:
@@ -71,20 +77,20 @@ def main(folder: str, out: str, strategy: str, devices: str, preference: str) ->
     policy = PolicyConfig(path=folder, tokens_per_micro_batch=60, sharding=sharding)
     objective = ObjectiveConfig(surrogate=SurrogateConfig(kl_coef=0.2 if preference == "lambda_kl" else 0.0))
     module = LambdaGRPO(policy, PREFERENCES[preference], objective, OptimizerConfig(lr=1e-3))
-    losses = Losses()
+    history = History()
     trainer = L.Trainer(
-        max_steps=3,
+        max_steps=UPDATES,
         accelerator="cpu",
         devices=int(devices),
-        strategy=STRATEGIES[strategy](),
+        strategy=make_strategy(strategy, int(devices)),
         logger=False,
-        callbacks=[losses],
+        callbacks=[history],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(module, datamodule=ScoredData())
+    trainer.fit(module, datamodule=ScoredData(UPDATES))
     sharded = isinstance(trainer.strategy, ModelParallelStrategy)
     for model in (module.policy, *module._reference):
         assert all(isinstance(parameter, DTensor) is sharded for parameter in model.parameters())
@@ -92,7 +98,7 @@ def main(folder: str, out: str, strategy: str, devices: str, preference: str) ->
     lams = trainer.strategy.all_gather(module.preference.lam.detach())
     assert bool((lams == lams.flatten()[0]).all()), "λ differs between ranks"
     if trainer.is_global_zero:
-        torch.save({"state": state, "path": losses.path}, out)
+        torch.save({"state": state, "series": history.series, "gradients": history.gradients}, out)
 
 
 if __name__ == "__main__":
