@@ -102,7 +102,7 @@ def _score(accuracies: Accuracies) -> dict[float, float]:
 
 
 def _smooth(accuracies: Accuracies) -> dict[float, float]:
-    """Return each rate's score averaged with its neighbours'; the rates at the edges have none."""
+    """Return each rate's score averaged with its neighbors'; the rates at the edges have none."""
     scores = sorted(_score(accuracies).items())
     return {scores[i][0]: sum(score for _, score in scores[i - 1 : i + 2]) / 3 for i in range(1, len(scores) - 1)}
 

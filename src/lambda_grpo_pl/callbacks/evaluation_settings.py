@@ -69,9 +69,11 @@ def plan_set(
     if entry is None:
         sampling = SamplingSettings(temperature=0.0, max_tokens=training.max_tokens)
         rewards: tuple[RewardSpec, ...] = ()
+        is_score = any(is_graded(spec.name) for spec in training_rewards)
     else:
         sampling = SamplingSettings(**entry.sampling_parameters())
         rewards = (RewardSpec(name=entry.reward, params=entry.reward_params),)
+        is_score = entry.metric == "score"
     for override in overrides:
         sampling = override.apply(sampling)
     refuse_greedy_repeats(f"The evaluation of {source.name}", sampling)
@@ -82,7 +84,7 @@ def plan_set(
         reward=" + ".join(spec.name if spec.weight == 1 else f"{spec.weight:g}·{spec.name}" for spec in judges),
         reward_params=judges[0].params if len(judges) == 1 else {spec.label: spec.params for spec in judges},
         reward_reads=describe(judges[0].name),
-        metric=entry.metric if entry else "score" if any(is_graded(spec.name) for spec in judges) else "accuracy",
+        metric="score" if is_score else "accuracy",
         **sampling.sampling_parameters(),
         stop=source.prompt_template.stop,
         seed=seed,
