@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.lab.experiments import (
     controls,
     model,
+    model_results,
     pareto,
     robustness,
     sensitivity,
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     folder = arguments.runs / arguments.experiment
     if arguments.export:
-        export_results(arguments.runs, arguments.simulated_seeds)
+        export_results(arguments.runs, arguments.simulated_seeds, arguments.seeds or 10)
     print(f"→ {write_page(folder / 'report.html', 'The length-preference lab', SUMMARY, sections)}")
     return 0
 
@@ -125,7 +126,7 @@ def _run_model(arguments: argparse.Namespace) -> None:
 def _show_model(name: str, arguments: argparse.Namespace) -> list[Section]:
     (num_seeds,) = _count_model(arguments)
     command = f"python -m benchmarks.lab {name} --seeds {num_seeds}"
-    return model.build_sections(arguments.runs / name, num_seeds, _pictures(arguments), command)
+    return model_results.build_sections(arguments.runs / name, num_seeds, _pictures(arguments), command)
 
 
 def _count_model(arguments: argparse.Namespace) -> tuple[int]:

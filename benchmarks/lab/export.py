@@ -10,37 +10,45 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.lab import markdown
-from benchmarks.lab.experiments import controls, simulate, stability, trajectories
+from benchmarks.lab.experiments import controls, model_results, simulate, stability, trajectories
 from benchmarks.lab.results import Result, read_results
 from benchmarks.lab.store import describe_origin, read_cell, write_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "lab"
 
 
-def export_results(runs: Path, num_seeds: int, folder: Path = RESULTS) -> list[Path]:
-    """Write what `docs/evidence.md` rests on; curves stay in `runs`."""
-    results = read_results(runs / "simulate" / "cells", simulate.list_cells(num_seeds))
+def export_results(runs: Path, num_seeds: int, num_model_seeds: int, folder: Path = RESULTS) -> list[Path]:
+    """Write what `docs/evidence.md` rests on, for every experiment that is in `runs`; curves stay there."""
     folder.mkdir(parents=True, exist_ok=True)
+    results = read_results(runs / "simulate" / "cells", simulate.list_cells(num_seeds))
+    if results:
+        _export_simulate(results, runs / "simulate", num_seeds, folder)
+    if (runs / "controls" / "summary.json").exists():
+        write_json(folder / "controls.json", controls.read(runs / "controls"))
+    found = model_results.summarize(runs / "model", num_model_seeds)
+    if found["regimes"]:
+        write_json(folder / "model.json", found | describe_origin())
+    for name in ("sensitivity", "robustness", "pareto"):
+        cells = sorted((runs / name / "cells").glob("*.json"))
+        if cells:
+            write_json(folder / f"{name}.json", {"cells": [_describe(path) for path in cells], **describe_origin()})
+    return sorted(folder.iterdir())
+
+
+def _export_simulate(results: list[Result], runs: Path, num_seeds: int, folder: Path) -> None:
     columns: dict[str, list[Any]] = {}
     for result in results:
         for name, values in _list_seeds(result).items():
             columns.setdefault(name, []).extend(values)
     pq.write_table(pa.table(columns), folder / "simulate.parquet", compression="zstd")
     origin = {"cells": results[0].record["versions"] | {"revision": results[0].record["revision"]}}
-    summary = simulate.summarize(runs / "simulate", num_seeds)
+    summary = simulate.summarize(runs, num_seeds)
     write_json(folder / "simulate.json", summary | origin)
     if folder == RESULTS and markdown.EVIDENCE.exists():
         page = markdown.refresh(markdown.EVIDENCE.read_text(encoding="utf-8"), summary)
         markdown.EVIDENCE.write_text(page, encoding="utf-8")
-    write_json(folder / "trajectories.json", trajectories.summarize(runs / "simulate", num_seeds))
-    write_json(folder / "stability.json", stability.summarize(runs / "simulate", num_seeds))
-    if (runs / "controls" / "summary.json").exists():
-        write_json(folder / "controls.json", controls.read(runs / "controls"))
-    for name in ("sensitivity", "robustness", "pareto"):
-        cells = sorted((runs / name / "cells").glob("*.json"))
-        if cells:
-            write_json(folder / f"{name}.json", {"cells": [_describe(path) for path in cells], **describe_origin()})
-    return sorted(folder.iterdir())
+    write_json(folder / "trajectories.json", trajectories.summarize(runs, num_seeds))
+    write_json(folder / "stability.json", stability.summarize(runs, num_seeds))
 
 
 def _list_seeds(result: Result) -> dict[str, list[Any]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.lab.experiments import model
+from benchmarks.lab.experiments import model, model_results
 from benchmarks.lab.experiments.model import DONE, Run
+from benchmarks.lab.export import export_results
 from benchmarks.lab.regimes import REGIMES
 
 
@@ -29,15 +32,34 @@ def test_finished_runs_are_not_trained_again(tmp_path: Path, monkeypatch: pytest
 
 def test_the_grid_of_rates_grows_until_its_best_is_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "run_missing", lambda wanted, runs, jobs: None)
-    monkeypatch.setattr(model, "read_accuracy", lambda run, runs: -abs(run.factor - 8))
+    monkeypatch.setattr(model, "read_over_the_run", lambda run, runs: -abs(math.log2(run.factor) - 6))
+    assert model.tune("ledger", "dapo", tmp_path, 1) == 64
+
+
+def test_a_rate_beside_one_that_fails_is_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {2: 0.5, 4: 0.6, 8: 0.7, 16: 0.8, 32: 0.0, 64: 0.0}
+    monkeypatch.setattr(model, "run_missing", lambda wanted, runs, jobs: None)
+    monkeypatch.setattr(model, "read_over_the_run", lambda run, runs: scores[run.factor])
     assert model.tune("ledger", "dapo", tmp_path, 1) == 8
+
+
+def test_power_is_said_from_the_tuning_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "read_over_the_run", lambda run, runs: 0.01 * run.seed * (run.method == "grpo"))
+    sentences = model.describe_powers("ledger", dict.fromkeys(model.METHODS, 8.0), tmp_path, 10)
+    assert sentences[0].startswith("ledger, grpo − dapo: the paired difference varies by 1.0 points")
+    assert sentences[1] == "ledger, lambda − dapo: the tuning seeds do not differ."
 
 
 @pytest.mark.slow
 def test_a_short_run_trains_and_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REGIMES, "ledger", replace(REGIMES["ledger"], num_updates=10))
     model.run_missing(model.list_runs(["ledger"], {"dapo": 1.0, "grpo": 1.0}, range(2)), tmp_path, 2)
-    (section,) = model.build_sections(tmp_path, 2, tmp_path / "pictures", "python -m benchmarks.lab quick")
+    (section,) = model_results.build_sections(tmp_path, 2, tmp_path / "pictures", "python -m benchmarks.lab quick")
     page = "".join(section.blocks)
     assert "grpo − dapo" in page
-    assert "Training accuracy in ledger" in page
+    assert "Training score in ledger" in page
+    monkeypatch.setattr(model, "read_factors", lambda runs, regime: {"dapo": 1.0, "grpo": 1.0})
+    (tmp_path / "model").symlink_to(tmp_path)
+    export_results(tmp_path, 100, 2, tmp_path / "exported")
+    exported = json.loads((tmp_path / "exported" / "model.json").read_text(encoding="utf-8"))
+    assert [len(row["over_the_run"]) for row in exported["regimes"]["ledger"]["methods"].values()] == [2, 2]

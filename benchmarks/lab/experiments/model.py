@@ -1,7 +1,9 @@
 """The same questions with a language model: the tiny character model on the built-in regimes, by `lambda-grpo fit`.
 
 `quick` is a first look: 3 seeds, 4 methods, 2 regimes, the regimes' own learning rate for all. `model` tunes every
-method on other seeds first. A run that was interrupted starts again; a finished one is kept.
+method on other seeds first, by what its responses earn over the whole run: at the end most rates have learned all there
+is to learn, and the best of them would be chosen by luck. A run that was interrupted starts again; a finished one is
+kept.
 """
 
 from __future__ import annotations
@@ -14,27 +16,26 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.lab.contrasts import MODEL
-from benchmarks.lab.gate import measure, read_metrics
+from benchmarks.lab.gate import read_metrics
 from benchmarks.lab.regimes import REGIMES
-from benchmarks.lab.report.figures import bands, draw, save
-from benchmarks.lab.report.page import Section
-from benchmarks.lab.statistics import find_contrasts
+from benchmarks.lab.statistics import describe_power
 from benchmarks.lab.store import describe_origin, write_json
 from lambda_grpo_pl.evaluation.runs import read_run
 
 METHODS = ("dapo", "grpo", "lambda", "correlation", "balanced_correlation")
 QUICK_METHODS = ("dapo", "grpo", "lambda", "correlation")
 QUICK_REGIMES = ("ledger", "fail-fast")
-GRID = (0.25, 0.5, 1.0, 2.0, 4.0)
+GRID = (2.0, 4.0, 8.0, 16.0, 32.0)
 """Learning rates that `model` tries, times the regime's."""
-TUNING_SEEDS = (1001, 1002)
+MOST_EXTENSIONS = 4
+TUNING_SEEDS = (1001, 1002, 1003)
 DONE = "done.json"
 WARM = multiprocessing.get_context("forkserver")
 """Makes a process for each run from one that has imported everything, which takes ten seconds, and done no more."""
@@ -77,8 +78,13 @@ def train(run: Run, runs: Path) -> str:
     if process.exitcode:
         raise RuntimeError(f"The run ended with status {process.exitcode}: {folder / 'log.txt'} says why.")
     seconds, accuracy = time.perf_counter() - started, float(read_scores(run, runs).mean())
-    write_json(folder / DONE, {"seconds": round(seconds, 1), "accuracy": accuracy} | describe_origin())
-    return f"{run.regime}, {run.method}, seed {run.seed}, rate × {run.factor:g}: {accuracy:.3f}, {seconds:.0f} s"
+    curve = read_curve(run, runs)
+    found = {"seconds": round(seconds, 1), "accuracy": accuracy, "over_the_run": float(curve.mean())}
+    write_json(folder / DONE, found | describe_origin())
+    return (
+        f"{run.regime}, {run.method}, seed {run.seed}, rate × {run.factor:g}: {accuracy:.3f} at the end, "
+        f"{curve.mean():.3f} over the run, {seconds:.0f} s"
+    )
 
 
 def _fit(arguments: Sequence[str], log: Path) -> None:
@@ -101,6 +107,12 @@ def read_scores(run: Run, runs: Path) -> NDArray[np.float64]:
     return np.array([values[question][0] for question in sorted(values)])
 
 
+def read_curve(run: Run, runs: Path) -> NDArray[np.float64]:
+    """Return the mean score of every update's responses, [updates]: accuracy, or the reward where it is graded."""
+    name = "reward/mean" if REGIMES[run.regime].reward else "reward/accuracy"
+    return np.array([row[name] for row in read_metrics(run.find_folder(runs) / "csv/metrics.csv")])
+
+
 def run_quick(runs: Path, num_seeds: int, jobs: int) -> None:
     """Train 4 methods in 2 regimes."""
     run_missing(list_runs(QUICK_REGIMES, dict.fromkeys(QUICK_METHODS, 1.0), range(num_seeds)), runs, jobs)
@@ -117,32 +129,50 @@ def list_runs(regimes: Sequence[str], factors: dict[str, float], seeds: Sequence
 
 
 def tune(regime: str, method: str, runs: Path, jobs: int) -> float:
-    """Return the factor of the grid with the best mean accuracy on the tuning seeds; it grows until that is inside."""
+    """Return the factor with the best score over the run on the tuning seeds, averaged with those of its neighbors.
+
+    The grid grows until the best is inside. A factor without a neighbor on each side is not chosen.
+    """
     factors = list(GRID)
-    for _ in range(3):
+    for _ in range(MOST_EXTENSIONS):
         wanted = [
             Run(regime=regime, method=method, seed=seed, factor=each) for each in factors for seed in TUNING_SEEDS
         ]
         run_missing(wanted, runs, jobs)
-        means = {each: np.mean([read_accuracy(run, runs) for run in wanted if run.factor == each]) for each in factors}
-        best = max(factors, key=lambda each: means[each])
-        if min(factors) < best < max(factors):
+        means = [np.mean([read_over_the_run(run, runs) for run in wanted if run.factor == each]) for each in factors]
+        smooth = {factors[i]: np.mean(means[i - 1 : i + 2]) for i in range(1, len(factors) - 1)}
+        best = max(smooth, key=lambda each: smooth[each])
+        if min(smooth) < best < max(smooth):
             break
-        factors.append(best / 2 if best == min(factors) else best * 2)
+        factors = [factors[0] / 2, *factors] if best == min(smooth) else [*factors, factors[-1] * 2]
     return best
 
 
-def read_accuracy(run: Run, runs: Path) -> float:
-    """Return a finished run's accuracy."""
-    return float(json.loads((run.find_folder(runs) / DONE).read_text(encoding="utf-8"))["accuracy"])
+def read_over_the_run(run: Run, runs: Path) -> float:
+    """Return a finished run's mean score over its updates."""
+    return float(json.loads((run.find_folder(runs) / DONE).read_text(encoding="utf-8"))["over_the_run"])
 
 
 def run_model(runs: Path, num_seeds: int, jobs: int, regimes: Sequence[str]) -> None:
-    """Tune every method in each of the regimes, then train the reported seeds."""
+    """Tune every method in each of the regimes, say what the reported seeds can show, and train them."""
     for regime in regimes:
         factors = {method: tune(regime, method, runs, jobs) for method in METHODS}
         write_json(runs / regime / "factors.json", factors)
+        for sentence in describe_powers(regime, factors, runs, num_seeds):
+            print(sentence, flush=True)
         run_missing(list_runs([regime], factors, range(num_seeds)), runs, jobs)
+
+
+def describe_powers(regime: str, factors: dict[str, float], runs: Path, num_seeds: int) -> list[str]:
+    """Return for each contrast what the reported seeds can show, from the tuning seeds alone."""
+    tuned = {
+        run.method: np.array([read_over_the_run(replace(run, seed=seed), runs) for seed in TUNING_SEEDS])
+        for run in list_runs([regime], factors, TUNING_SEEDS[:1])
+    }
+    return [
+        describe_power(f"{regime}, {arm} − {baseline}", float((tuned[arm] - tuned[baseline]).std(ddof=1)), num_seeds)
+        for arm, baseline, _ in MODEL
+    ]
 
 
 def read_factors(runs: Path, regime: str) -> dict[str, float]:
@@ -150,66 +180,3 @@ def read_factors(runs: Path, regime: str) -> dict[str, float]:
     path = runs / regime / "factors.json"
     found: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {method: found.get(method, 1.0) for method in METHODS}
-
-
-def build_sections(runs: Path, num_seeds: int, pictures: Path, command: str) -> list[Section]:
-    """Return this experiment's part of the report."""
-    return [_show_regime(regime, runs, num_seeds, pictures, command) for regime in REGIMES if (runs / regime).exists()]
-
-
-def _show_regime(regime: str, runs: Path, num_seeds: int, pictures: Path, command: str) -> Section:
-    section = Section(f"Language model: {regime}")
-    found: dict[str, list[Run]] = {}
-    for run in list_runs([regime], read_factors(runs, regime), range(num_seeds)):
-        if (run.find_folder(runs) / DONE).exists():
-            found.setdefault(run.method, []).append(run)
-    whole = {method: each for method, each in found.items() if len(each) == num_seeds}
-    scores = {method: np.stack([read_scores(run, runs) for run in each]) for method, each in whole.items()}
-    metrics = {
-        method: [read_metrics(run.find_folder(runs) / "csv/metrics.csv") for run in each]
-        for method, each in whole.items()
-    }
-    section.add_text(f"{REGIMES[regime].about}. {num_seeds} seeds, paired; intervals are over seeds and questions.")
-    rows = []
-    for method, table in scores.items():
-        measured = [measure(each) for each in metrics[method]]
-        rows.append([
-            method, f"{whole[method][0].factor:g}", f"{100 * table.mean():.1f}",
-            f"{np.mean([each.start_correlation for each in measured]):+.2f} → "
-            f"{np.mean([each.end_correlation for each in measured]):+.2f}",
-            f"{np.mean([each.cv for each in measured]):.2f}",
-            f"{100 * np.mean([each.end_truncated for each in measured]):.0f} %",
-        ])  # fmt: skip
-    header = ["method", "rate ×", "accuracy (points)", "corr(ℓ, A)", "CV", "truncated at the end"]
-    section.add_table(header, rows, f"Test accuracy in {regime}")
-    findings = find_contrasts(regime, MODEL, scores)
-    rows = [
-        [
-            f"{each.arm} − {each.baseline}",
-            f"{100 * each.difference:+.1f} [{100 * each.low:+.1f}, {100 * each.high:+.1f}]", f"{each.p_holm:.3f}",
-            f"{each.p_equivalence:.3f}", each.verdict, str(each.seeds_for_a_point or "> 100,000"),
-        ]
-        for each in findings
-    ]  # fmt: skip
-    header = ["contrast", "points", "p (Holm)", "p (equivalent)", "verdict", "seeds for one point"]
-    section.add_table(header, rows, f"Declared contrasts in {regime}")
-    _draw_accuracy(section, regime, metrics, pictures)
-    section.add_command(command)
-    return section
-
-
-def _draw_accuracy(
-    section: Section, regime: str, metrics: dict[str, list[list[dict[str, float]]]], pictures: Path
-) -> None:  # fmt: skip
-    figure, (axes,) = draw(7.0, 3.2)
-    curves = {
-        method: np.array([[row["reward/accuracy"] for row in rows if "reward/accuracy" in row] for rows in runs])
-        for method, runs in metrics.items()
-    }
-    present = {method: curve for method, curve in curves.items() if curve.size}
-    if present:
-        length = min(curve.shape[1] for curve in present.values())
-        bands(axes, list(range(1, length + 1)), {method: curve[:, :length] for method, curve in present.items()})
-        axes.set(xlabel="update", ylabel="accuracy of training responses")
-        axes.legend(fontsize=8)
-        section.add_figure(save(figure, pictures, f"model_{regime}"), f"Training accuracy in {regime}.")

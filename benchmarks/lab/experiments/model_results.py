@@ -1,0 +1,129 @@
+"""What the language model's runs show: scores at the end and over the run, and the declared contrasts in both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.lab.contrasts import MODEL
+from benchmarks.lab.experiments.model import DONE, Run, list_runs, read_curve, read_factors, read_scores
+from benchmarks.lab.gate import measure, read_metrics
+from benchmarks.lab.regimes import REGIMES
+from benchmarks.lab.report.figures import bands, draw, save
+from benchmarks.lab.report.page import Section
+from benchmarks.lab.statistics import find_contrasts
+
+OUTCOMES = {"end": "after the last update, on held-out questions", "over_the_run": "mean of all updates' responses"}
+"""Outcome → what it is."""
+
+Runs = dict[str, list[Run]]
+"""Method → its runs, seed by seed."""
+
+
+def summarize(runs: Path, num_seeds: int) -> dict[str, Any]:
+    """Return every number of the report, for the regimes in which some method has all its seeds."""
+    found = {regime: find_whole(regime, runs, num_seeds) for regime in REGIMES}
+    return {
+        "num_seeds": num_seeds,
+        "outcomes": OUTCOMES,
+        "regimes": {regime: summarize_regime(regime, whole, runs) for regime, whole in found.items() if whole},
+    }
+
+
+def find_whole(regime: str, runs: Path, num_seeds: int) -> Runs:
+    """Return the methods whose reported seeds are all finished."""
+    found: Runs = {}
+    for run in list_runs([regime], read_factors(runs, regime), range(num_seeds)):
+        if (run.find_folder(runs) / DONE).exists():
+            found.setdefault(run.method, []).append(run)
+    return {method: each for method, each in found.items() if len(each) == num_seeds}
+
+
+def summarize_regime(regime: str, whole: Runs, runs: Path) -> dict[str, Any]:
+    """Return a regime's methods and its contrasts in both outcomes."""
+    scores = {method: np.stack([read_scores(run, runs) for run in each]) for method, each in whole.items()}
+    curves = {method: read_curves(each, runs) for method, each in whole.items()}
+    over_the_run = {method: curve.mean(axis=1) for method, curve in curves.items()}
+    outcomes = {
+        method: {
+            "end": scores[method].mean(axis=1).round(5).tolist(),
+            "over_the_run": over_the_run[method].round(5).tolist(),
+        }
+        for method in whole
+    }
+    return {
+        "about": REGIMES[regime].about,
+        "methods": {method: describe_method(each, runs) | outcomes[method] for method, each in whole.items()},
+        "findings": {
+            "end": [each.as_json() for each in find_contrasts(regime, MODEL, scores)],
+            "over_the_run": [each.as_json() for each in find_contrasts(regime, MODEL, over_the_run)],
+        },
+    }
+
+
+def read_curves(runs_of_method: list[Run], runs: Path) -> NDArray[np.float64]:
+    """Return [seeds, updates]."""
+    return np.stack([read_curve(run, runs) for run in runs_of_method])
+
+
+def describe_method(runs_of_method: list[Run], runs: Path) -> dict[str, float]:
+    """Return a method's factor and its lengths, averaged over the seeds."""
+    measured = [measure(read_metrics(run.find_folder(runs) / "csv/metrics.csv")) for run in runs_of_method]
+    names = ("start_accuracy", "start_correlation", "end_correlation", "cv", "end_truncated")
+    means = {name: round(float(np.mean([getattr(each, name) for each in measured])), 4) for name in names}
+    return {"factor": runs_of_method[0].factor} | means
+
+
+def build_sections(runs: Path, num_seeds: int, pictures: Path, command: str) -> list[Section]:
+    """Return this experiment's part of the report."""
+    sections = []
+    for regime, summary in summarize(runs, num_seeds)["regimes"].items():
+        section = _show_regime(regime, summary, num_seeds)
+        whole = find_whole(regime, runs, num_seeds)
+        _draw_curves(section, regime, {method: read_curves(each, runs) for method, each in whole.items()}, pictures)
+        section.add_command(command)
+        sections.append(section)
+    return sections
+
+
+def _show_regime(regime: str, summary: Mapping[str, Any], num_seeds: int) -> Section:
+    section = Section(f"Language model: {regime}")
+    section.add_text(
+        f"{summary['about']}. {num_seeds} seeds, paired; intervals are over seeds, at the end over questions too."
+    )
+    rows = [
+        [
+            method, f"{row['factor']:g}", *(f"{100 * np.mean(row[outcome]):.1f}" for outcome in OUTCOMES),
+            f"{row['start_correlation']:+.2f} → {row['end_correlation']:+.2f}", f"{row['cv']:.2f}",
+            f"{100 * row['end_truncated']:.0f} %",
+        ]
+        for method, row in summary["methods"].items()
+    ]  # fmt: skip
+    header = ["method", "rate ×", "at the end", "over the run", "corr(ℓ, A)", "CV", "truncated at the end"]
+    section.add_table(header, rows, f"Scores in {regime}, in points")
+    for outcome, meaning in OUTCOMES.items():
+        rows = [
+            [
+                f"{each['arm']} − {each['baseline']}",
+                f"{100 * each['difference']:+.1f} [{100 * each['low']:+.1f}, {100 * each['high']:+.1f}]",
+                f"{each['p_holm']:.3f}", f"{each['p_equivalence']:.3f}", each["verdict"],
+                str(each["seeds_for_a_point"] or "> 100,000"),
+            ]
+            for each in summary["findings"][outcome]
+        ]  # fmt: skip
+        header = ["contrast", "points", "p (Holm)", "p (equivalent)", "verdict", "seeds for one point"]
+        section.add_table(header, rows, f"Declared contrasts in {regime}, {outcome.replace('_', ' ')}: {meaning}")
+    return section
+
+
+def _draw_curves(section: Section, regime: str, curves: dict[str, NDArray[np.float64]], pictures: Path) -> None:
+    figure, (axes,) = draw(7.0, 3.2)
+    length = min(curve.shape[1] for curve in curves.values())
+    bands(axes, list(range(1, length + 1)), {method: curve[:, :length] for method, curve in curves.items()})
+    axes.set(xlabel="update", ylabel="score of training responses")
+    axes.legend(fontsize=8)
+    section.add_figure(save(figure, pictures, f"model_{regime}"), f"Training score in {regime}.")
