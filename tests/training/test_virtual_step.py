@@ -182,3 +182,13 @@ def test_weights_are_restored_when_a_pass_fails(monkeypatch: pytest.MonkeyPatch)
         alignments(policy, validation, ROWS, SurrogateConfig(), PASSES)
     assert moved == [True]
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("first", [1e-9, 1e-3])
+def test_the_first_try_at_the_step_does_not_matter(monkeypatch: pytest.MonkeyPatch, first: float) -> None:
+    policy = random_policy()
+    validation = prepare(policy, heldout_batch())
+    monkeypatch.setattr(virtual_step, "RELATIVE_STEP", first)
+    result = alignments(policy, validation, ROWS, SurrogateConfig(), PASSES)
+    expected = exact_alignments(policy, validation)
+    assert float((result - expected).norm() / expected.norm()) < 0.01
