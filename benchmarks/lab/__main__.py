@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.lab.experiments import (
+    confirm,
     controls,
     model,
     model_results,
@@ -105,6 +106,10 @@ def _count_simulated(arguments: argparse.Namespace) -> int:
     return int(arguments.seeds if is_simulate else arguments.simulated_seeds)
 
 
+def _count_confirmed(arguments: argparse.Namespace) -> int:
+    return arguments.seeds if arguments.experiment == "confirm" and arguments.seeds else 100
+
+
 def _pictures(arguments: argparse.Namespace) -> Path:
     return Path(arguments.runs / arguments.experiment / "pictures")
 
@@ -137,6 +142,12 @@ Step = Callable[[argparse.Namespace], None]
 Show = Callable[[argparse.Namespace], list[Section]]
 EXPERIMENTS: dict[str, tuple[Step, Show]] = {
     "simulate": (_run_simulate, _show_simulate),
+    "confirm": (
+        lambda arguments: confirm.run(arguments.runs / "confirm", _count_confirmed(arguments), arguments.jobs),
+        lambda arguments: confirm.build_sections(
+            arguments.runs / "confirm", _count_confirmed(arguments), _pictures(arguments)
+        ),
+    ),
     "controls": (_run_controls, _show_controls),
     "trajectories": (_run_nothing, _show_trajectories),
     "stability": (_run_nothing, _show_stability),

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.lab import markdown
-from benchmarks.lab.experiments import controls, model_results, simulate, stability, trajectories
+from benchmarks.lab.experiments import confirm, controls, model_results, simulate, stability, trajectories
 from benchmarks.lab.results import Result, read_results
 from benchmarks.lab.store import describe_origin, read_cell, write_json
 
@@ -23,6 +23,12 @@ def export_results(runs: Path, num_seeds: int, num_model_seeds: int, folder: Pat
     results = read_results(runs / "simulate" / "cells", simulate.list_cells(num_seeds))
     if results:
         _export_simulate(results, runs / "simulate", num_seeds, folder)
+    confirmed = read_results(runs / "confirm" / "cells", confirm.list_cells(num_seeds))
+    if confirmed:
+        _write_seeds(confirmed, folder / "confirm.parquet")
+        summary = confirm.summarize(runs / "confirm", num_seeds)
+        write_json(folder / "confirm.json", summary | _origin(confirmed))
+        _refresh_evidence(folder, summary, "confirm-")
     if (runs / "controls" / "summary.json").exists():
         write_json(folder / "controls.json", controls.read(runs / "controls"))
     found = model_results.summarize(runs / "model", num_model_seeds)
@@ -36,19 +42,32 @@ def export_results(runs: Path, num_seeds: int, num_model_seeds: int, folder: Pat
 
 
 def _export_simulate(results: list[Result], runs: Path, num_seeds: int, folder: Path) -> None:
+    _write_seeds(results, folder / "simulate.parquet")
+    summary = simulate.summarize(runs, num_seeds)
+    write_json(folder / "simulate.json", summary | _origin(results))
+    _refresh_evidence(folder, summary, "")
+    write_json(folder / "trajectories.json", trajectories.summarize(runs, num_seeds))
+    write_json(folder / "stability.json", stability.summarize(runs, num_seeds))
+
+
+def _write_seeds(results: list[Result], path: Path) -> None:
     columns: dict[str, list[Any]] = {}
     for result in results:
         for name, values in _list_seeds(result).items():
             columns.setdefault(name, []).extend(values)
-    pq.write_table(pa.table(columns), folder / "simulate.parquet", compression="zstd")
-    origin = {"cells": results[0].record["versions"] | {"revision": results[0].record["revision"]}}
-    summary = simulate.summarize(runs, num_seeds)
-    write_json(folder / "simulate.json", summary | origin)
+    pq.write_table(pa.table(columns), path, compression="zstd")
+
+
+def _origin(results: list[Result]) -> dict[str, Any]:
+    record = results[0].record
+    return {"cells": record["versions"] | {"revision": record["revision"]}}
+
+
+def _refresh_evidence(folder: Path, summary: dict[str, Any], prefix: str) -> None:
+    """Write the page's tables whose names begin with `prefix` anew; a folder of a test has no page."""
     if folder == RESULTS and markdown.EVIDENCE.exists():
-        page = markdown.refresh(markdown.EVIDENCE.read_text(encoding="utf-8"), summary)
+        page = markdown.refresh(markdown.EVIDENCE.read_text(encoding="utf-8"), summary, prefix)
         markdown.EVIDENCE.write_text(page, encoding="utf-8")
-    write_json(folder / "trajectories.json", trajectories.summarize(runs, num_seeds))
-    write_json(folder / "stability.json", stability.summarize(runs, num_seeds))
 
 
 def _list_seeds(result: Result) -> dict[str, list[Any]]:

@@ -7,18 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lab.contrasts import SIMULATE
 from benchmarks.lab.simulator.arms import find_arm
 
 EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence.md"
 MARKS = {"better": "**", "worse": "**", "equivalent": "=", "undecided": ""}
 
 
-def refresh(page: str, summary: Mapping[str, Any]) -> str:
-    """Return the page with every table between `<!-- table: NAME -->` and `<!-- end -->` written anew."""
+def refresh(page: str, summary: Mapping[str, Any], prefix: str = "") -> str:
+    """Return the page with the tables of one experiment written anew.
+
+    They stand between `<!-- table: NAME -->` and `<!-- end -->`, and NAME is `prefix` and a name in `TABLES`.
+    """
 
     def rewrite(match: re.Match[str]) -> str:
-        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]](summary)}\n<!-- end -->"
+        table = TABLES.get(match[1].removeprefix(prefix)) if match[1].startswith(prefix) else None
+        return f"<!-- table: {match[1]} -->\n{table(summary)}\n<!-- end -->" if table else match[0]
 
     return re.sub(r"<!-- table: ([\w-]+) -->.*?<!-- end -->", rewrite, page, flags=re.DOTALL)
 
@@ -65,13 +68,10 @@ def show_contrasts(optimizer: str, budget: str) -> Callable[[Mapping[str, Any]],
     def show(summary: Mapping[str, Any]) -> str:
         regimes = summary["optimizers"].get(optimizer, {})
         rows = []
-        for contrast in SIMULATE:
-            cells = []
-            for each in regimes.values():
-                pairs = {(one["arm"], one["baseline"]): one for one in each["findings"][budget]}
-                cells.append(_show_finding(pairs.get((contrast.arm, contrast.baseline))))
-            if any(cells):
-                rows.append([f"{find_arm(contrast.arm).label} − {find_arm(contrast.baseline).label}", *cells])
+        tables = [{(one["arm"], one["baseline"]): one for one in each["findings"][budget]} for each in regimes.values()]
+        for pair in dict.fromkeys(pair for table in tables for pair in table):
+            cells = [_show_finding(table.get(pair)) for table in tables]
+            rows.append([" − ".join(find_arm(arm).label for arm in pair), *cells])
         return tabulate(["contrast", *regimes], rows)
 
     return show

@@ -108,3 +108,15 @@ def test_a_length_price_shortens(tmp_path: Path) -> None:
         run_cell(cell, tmp_path)
         found[name] = np.mean(read_cell(tmp_path, cell.name)[0]["length"])
     assert found["priced"] < 0.8 * found["free"]
+
+
+def test_fresh_seeds_are_those_of_a_run_that_holds_both(tmp_path: Path) -> None:
+    shared = {"regime": "stuck", "arm": "grpo", "schedule": SHORT, "rate": 300.0}
+    whole, fresh = Cell(num_seeds=4, **shared), Cell(num_seeds=2, first_seed=2, **shared)
+    for cell in (whole, fresh):
+        run_cell(cell, tmp_path)
+    rows, fresh_rows = (read_cell(tmp_path, cell.name)[0] for cell in (whole, fresh))
+    assert fresh.name != Cell(num_seeds=2, **shared).name
+    assert fresh_rows["seed"] == [2, 3]
+    assert fresh_rows["accuracy"] == rows["accuracy"][2:]
+    assert fresh_rows["accuracy"] != rows["accuracy"][:2]

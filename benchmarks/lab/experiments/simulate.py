@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.lab.contrasts import ADAM_ARMS, ADAM_REGIMES, CORE, EXTRA, MARGIN, REGIMES, SIMULATE
+from benchmarks.lab.contrasts import ADAM_ARMS, ADAM_REGIMES, CORE, EXTRA, MARGIN, REGIMES, SIMULATE, Contrast
 from benchmarks.lab.report.figures import draw, heat, save
 from benchmarks.lab.report.page import Section
 from benchmarks.lab.results import Result, by_regime, read_results
@@ -46,26 +46,28 @@ def run(folder: Path, num_seeds: int, jobs: int) -> None:
     run_cells(list_cells(num_seeds), folder / "cells", jobs)
 
 
-def print_power(results: list[Result], num_seeds: int) -> None:
+def print_power(results: list[Result], num_seeds: int, contrasts: Sequence[Contrast] = SIMULATE) -> None:
     """Print what the reported seeds can show, from the tuning seeds alone."""
     for regime, arms in by_regime(results).items():
         tuned = {name: np.array(each.record["tuning"]["accuracies"]) for name, each in arms.items()}
-        for contrast in SIMULATE:
+        for contrast in contrasts:
             if contrast.arm in tuned and contrast.baseline in tuned and contrast.arm != "dapo_again":
                 sd = float((tuned[contrast.arm] - tuned[contrast.baseline]).std(ddof=1))
                 print(describe_power(f"{regime}, {contrast.arm} − {contrast.baseline}", sd, num_seeds))
 
 
-def find_all(arms: Mapping[str, Result], regime: str) -> dict[str, list[Finding]]:
+def find_all(
+    arms: Mapping[str, Result], regime: str, contrasts: Sequence[Contrast]
+) -> dict[str, list[Finding]]:  # fmt: skip
     """Return the declared contrasts at equal updates and at equal sampled tokens."""
-    declared = {name for contrast in SIMULATE for name in contrast[:2]}
+    declared = {name for contrast in contrasts for name in contrast[:2]}
     compared = {name: each for name, each in arms.items() if name in declared}
     _, equal = at_equal_tokens(
         {name: (each.curve("accuracy"), each.curve("tokens")) for name, each in compared.items()}
     )
     return {
-        "updates": find_contrasts(regime, SIMULATE, {name: each.accuracy for name, each in compared.items()}),
-        "tokens": find_contrasts(regime, SIMULATE, equal),
+        "updates": find_contrasts(regime, contrasts, {name: each.accuracy for name, each in compared.items()}),
+        "tokens": find_contrasts(regime, contrasts, equal),
     }
 
 
@@ -86,7 +88,11 @@ def measure_regime(dapo: Result) -> dict[str, float | bool]:
 
 def summarize(folder: Path, num_seeds: int) -> dict[str, Any]:
     """Return every number of the report."""
-    results = read_results(folder / "cells", list_cells(num_seeds))
+    return summarize_results(read_results(folder / "cells", list_cells(num_seeds)), num_seeds, SIMULATE)
+
+
+def summarize_results(results: list[Result], num_seeds: int, contrasts: Sequence[Contrast]) -> dict[str, Any]:
+    """Return optimizer → regime → what was measured, the arms, and the contrasts."""
     summary: dict[str, Any] = {"num_seeds": num_seeds, "margin": MARGIN, "optimizers": {}}
     for optimizer in ("sgd", "adam"):
         regimes = by_regime(results, optimizer)
@@ -95,7 +101,8 @@ def summarize(folder: Path, num_seeds: int) -> dict[str, Any]:
                 "measured": measure_regime(arms["dapo"]),
                 "arms": {name: describe_arm(each) for name, each in arms.items()},
                 "findings": {
-                    budget: [finding.as_json() for finding in found] for budget, found in find_all(arms, regime).items()
+                    budget: [finding.as_json() for finding in found]
+                    for budget, found in find_all(arms, regime, contrasts).items()
                 },
             }
             for regime, arms in regimes.items()
@@ -127,9 +134,18 @@ def build_sections(folder: Path, num_seeds: int, pictures: Path) -> list[Section
     sections = [_describe_regimes(summary, command)]
     for optimizer, regimes in summary["optimizers"].items():
         if regimes:
-            sections.append(_tabulate(optimizer, regimes, num_seeds, command, pictures))
-            sections.append(_test(optimizer, regimes, command))
+            sections += compare_regimes(optimizer, regimes, num_seeds, command, pictures, SIMULATE)
     return sections
+
+
+def compare_regimes(
+    name: str, regimes: Mapping[str, Any], num_seeds: int, command: str, pictures: Path, contrasts: Sequence[Contrast]
+) -> list[Section]:  # fmt: skip
+    """Return the table of accuracies and that of the contrasts; `name` tells the optimizer and the experiment."""
+    return [
+        _tabulate(name, regimes, num_seeds, command, pictures),
+        _test(name, regimes, command, contrasts),
+    ]
 
 
 def _describe_regimes(summary: Mapping[str, Any], command: str) -> Section:
@@ -156,16 +172,16 @@ def _describe_regimes(summary: Mapping[str, Any], command: str) -> Section:
 
 
 def _tabulate(
-    optimizer: str, regimes: Mapping[str, Any], num_seeds: int, command: str, pictures: Path
+    name: str, regimes: Mapping[str, Any], num_seeds: int, command: str, pictures: Path
 ) -> Section:  # fmt: skip
-    section = Section(f"Accuracy by regime and method, {optimizer.upper()}")
+    section = Section(f"Accuracy by regime and method, {name.upper()}")
     section.add_text(
         f"Mean of {num_seeds} paired seeds, each method at its own tuned learning rate; in brackets the mean length. ▲ "
         "and ▼ mark a significant difference from DAPO where that contrast was declared (Holm within the regime)."
     )
     names = list(dict.fromkeys(arm for each in regimes.values() for arm in each["arms"]))
     rows = [[find_arm(arm).label, *(_show_arm(regimes[regime], arm) for regime in regimes)] for arm in names]
-    section.add_table(["method", *regimes], rows, f"Accuracy after equally many updates, {optimizer.upper()}")
+    section.add_table(["method", *regimes], rows, f"Accuracy after equally many updates, {name.upper()}")
     differences = np.array(
         [
             [
@@ -178,8 +194,8 @@ def _tabulate(
     )
     figure, (axes,) = draw(8.5, 0.32 * len(names) + 1.6)
     heat(axes, differences, [find_arm(arm).label for arm in names if arm != "dapo"], list(regimes), 0.2)
-    caption = f"Accuracy minus DAPO's, in points, {optimizer.upper()}: blue is better, red is worse."
-    section.add_figure(save(figure, pictures, f"accuracy_{optimizer}"), caption)
+    caption = f"Accuracy minus DAPO's, in points, {name.upper()}: blue is better, red is worse."
+    section.add_figure(save(figure, pictures, f"accuracy_{name}"), caption)
     section.add_command(command)
     return section
 
@@ -193,21 +209,21 @@ def _show_arm(regime: Mapping[str, Any], arm: str) -> str:
     return f"{mark}{row['accuracy']:.3f} ({row['length']:.0f})"
 
 
-def _test(optimizer: str, regimes: Mapping[str, Any], command: str) -> Section:
-    section = Section(f"Declared contrasts, {optimizer.upper()}")
+def _test(name: str, regimes: Mapping[str, Any], command: str, contrasts: Sequence[Contrast]) -> Section:
+    section = Section(f"Declared contrasts, {name.upper()}")
     section.add_text(
         "Differences in points with 95 % intervals. ▲ better and ▼ worse hold after Holm's adjustment within the "
         "regime; = means equivalent within one point (TOST); the others are undecided."
     )
-    for budget, name in (("updates", "equal updates"), ("tokens", "equal sampled tokens")):
+    for budget, meaning in (("updates", "equal updates"), ("tokens", "equal sampled tokens")):
         rows = []
-        for contrast in SIMULATE:
+        for contrast in contrasts:
             cells = [
                 _show_finding(each["findings"][budget], contrast.arm, contrast.baseline) for each in regimes.values()
             ]
             if any(cells):
                 rows.append([f"{find_arm(contrast.arm).label} − {find_arm(contrast.baseline).label}", *cells])
-        section.add_table(["contrast", *regimes], rows, f"At {name}, {optimizer.upper()}")
+        section.add_table(["contrast", *regimes], rows, f"At {meaning}, {name.upper()}")
     section.add_command(command)
     return section
 

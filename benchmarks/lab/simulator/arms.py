@@ -56,10 +56,10 @@ def batch_power(lam: float, label: str | None = None) -> Arm:
 CORRELATION = replace(batch_power(0.0, "λ by correlation"), rule="correlation")
 
 
-def balanced_power(balance: float, label: str) -> Arm:
-    """Return the arm whose λ follows the correlation in the family balanced_power."""
+def balanced_power(balance: float, label: str, low: float = -1.0) -> Arm:
+    """Return the arm whose λ follows the correlation in the family balanced_power, down to `low`."""
     preference = PreferenceConfig(family="balanced_power", learn="fixed", balance=balance)
-    return Arm(label=label, preference=preference, rule="correlation")
+    return Arm(label=label, preference=preference, rule="correlation", correlation=CorrelationConfig(low=low))
 
 
 ARMS: dict[str, Arm] = {
@@ -67,6 +67,7 @@ ARMS: dict[str, Arm] = {
     "dapo_again": _fixed("uniform", "DAPO, tuned again"),
     "grpo": replace(_fixed("grpo", "GRPO"), token_count="group"),
     "dr_grpo": replace(_fixed("dr_grpo", "Dr. GRPO"), advantage=AdvantageConfig(scale="none")),
+    "dr_grpo_std": _fixed("dr_grpo", "Dr. GRPO's constant, advantages with the std"),
     "prompt_mean": replace(_fixed("uniform", "prompt mean"), token_count="group"),
     "delta_l_075": _fixed("delta_l", "ΔL, α 0.75"),
     "delta_l_1": _fixed("delta_l", "ΔL, α 1", alpha=1.0),
@@ -92,6 +93,7 @@ ARMS: dict[str, Arm] = {
     ),
     "correlation": CORRELATION,
     "balanced_correlation": balanced_power(0.5, "λ by correlation, balanced"),
+    "balanced_correlation_075": balanced_power(0.5, "λ by correlation, balanced, λ ≥ −0.75", low=-0.75),
     "signs_correlation": balanced_power(1.0, "λ by correlation, signs alone"),
     "placebo": replace(CORRELATION, label="λ of another seed (placebo)", placebo=True),
 }

@@ -38,11 +38,14 @@ class Cell:
     """The arm to run instead of the one called `arm`."""
     rate: float | None = None
     """The learning rate; None tunes it."""
+    first_seed: int = 0
+    """The seeds are this one and those that follow it."""
 
     @property
     def name(self) -> str:
         """The file's name; the number of seeds is part of it, so that asking for more makes a new file."""
-        parts = [self.regime, self.arm, self.variant, self.schedule.optimizer, f"{self.num_seeds}"]
+        seeds = f"{self.num_seeds}-from-{self.first_seed}" if self.first_seed else f"{self.num_seeds}"
+        parts = [self.regime, self.arm, self.variant, self.schedule.optimizer, seeds]
         return "__".join(re.sub(r"[^\w.+-]+", "-", part) for part in parts if part)
 
     def find_arm(self) -> Arm:
@@ -77,12 +80,13 @@ def run_cell(cell: Cell, folder: Path) -> str:
     rate = tuning.rate if tuning else cell.rate
     assert rate is not None
     parts = []
-    for start in range(0, cell.num_seeds, CHUNK):
-        seeds = np.arange(start, min(start + CHUNK, cell.num_seeds))
+    last = cell.first_seed + cell.num_seeds
+    for start in range(cell.first_seed, last, CHUNK):
+        seeds = np.arange(start, min(start + CHUNK, last))
         rates = np.full(len(seeds), rate)
         path = train(machine, arm, seeds + 500_000, rates, cell.schedule).path if arm.placebo else None
         parts.append(train(machine, arm, seeds, rates, cell.schedule, path))
-    rows = collect_rows(parts)
+    rows = collect_rows(parts, cell.first_seed)
     accuracy = np.array(rows["accuracy"])
     record = {
         "regime": cell.regime, "arm": cell.arm, "label": arm.label, "variant": cell.variant,
@@ -96,10 +100,10 @@ def run_cell(cell: Cell, folder: Path) -> str:
     return _describe(cell, record, tuning)
 
 
-def collect_rows(parts: Sequence[Curves]) -> dict[str, list[Any]]:
+def collect_rows(parts: Sequence[Curves], first_seed: int = 0) -> dict[str, list[Any]]:
     """Return one entry per seed: the final test, and the curves that are compared seed by seed."""
     final = {name: np.concatenate([part.test[name] for part in parts]) for name in parts[0].test}
-    rows: dict[str, list[Any]] = {"seed": list(range(len(final["accuracy"])))}
+    rows: dict[str, list[Any]] = {"seed": [first_seed + n for n in range(len(final["accuracy"]))]}
     rows |= {name: values.tolist() for name, values in final.items()}
     for name in ("accuracy", "tokens", "lam", "slope", "entropy", "grad_norm"):
         curves = np.concatenate([part.values[name] for part in parts], axis=1).T.astype(np.float32)
