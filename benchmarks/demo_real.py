@@ -5,7 +5,7 @@
 
 Reads a run's folder, and trains nothing. The exported policy is loaded with transformers alone and answers one question
 greedily. `--again` names the folder of a second run of the same command: evaluations, rewards, lengths and λ have to be
-the same numbers. Entropy may differ in the seventh decimal place, where two threads add up in another order.
+the same numbers. Entropy may differ in the sixth decimal place, where two threads add up in another order.
 """
 
 from __future__ import annotations
