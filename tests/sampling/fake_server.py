@@ -111,7 +111,12 @@ class FakeServer:
                     status = 401
                 if fake.fault == "no-dev-mode" and self.path == "/collective_rpc":
                     status = 404
-                reply = json.dumps(fake.answer(self.path, body)).encode() if status == 200 else b"no"
+                reply = b"no"
+                if status == 200:
+                    try:
+                        reply = json.dumps(fake.answer(self.path, body)).encode()
+                    except Exception as error:  # a server answers so whatever fails in it
+                        status, reply = 500, repr(error).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(reply)))
                 self.end_headers()

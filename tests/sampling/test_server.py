@@ -1,5 +1,6 @@
 """Rollouts from servers: which one samples does not matter, and one that fails is noticed and left out."""
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,6 +203,7 @@ def test_a_server_that_takes_no_weights_is_explained(policy: Any, servers: list[
         ({"urls": ["http://me:word@127.0.0.1:8000"]}, "a user or password.*api_key_env"),
         ({"urls": ["http://8.8.8.8:8000"]}, "ignore the API key"),
         ({"urls": ["http://gpu.example.com:8000"]}, "ignore the API key"),
+        ({"transfer": "ipc"}, "CUDA IPC works within one machine.*loopback address"),
         ({"concurrent_groups": 0}, r"rollout\.server\.concurrent_groups"),
         ({"timeout_s": 0.0}, r"rollout\.server\.timeout_s"),
         ({"max_retries": -1}, r"rollout\.server\.max_retries"),
@@ -209,7 +211,18 @@ def test_a_server_that_takes_no_weights_is_explained(policy: Any, servers: list[
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        ServerSettings(**{"urls": ["http://10.0.0.1:80"], "weights_dir": "w"} | changes).require_complete()
+        make_settings(changes)
+
+
+def make_settings(changes: dict[str, Any]) -> ServerSettings:
+    settings = ServerSettings(**{"urls": ["http://10.0.0.1:80"], "weights_dir": "w"} | changes)
+    settings.require_urls()
+    settings.require_folder()
+    return settings
+
+
+def test_cuda_ipc_takes_loopback_addresses() -> None:
+    ServerSettings(urls=["http://localhost:8000", "http://127.0.0.2:8000", "http://[::1]:8000"], transfer="ipc")
 
 
 def test_public_addresses_can_be_allowed() -> None:
@@ -234,3 +247,17 @@ def test_the_command_says_what_the_configuration_says() -> None:
     ):
         assert part in line
     assert launch.environment == {"VLLM_SERVER_DEV_MODE": "1"}
+
+
+def test_a_server_is_started_for_the_transfer_that_is_set() -> None:
+    parts = {"model": "m", "context_length": 512, "engine": VllmSettings(gpu_memory_utilization=0.4)}
+    folder, nccl, ipc = (ServerLaunch(**parts, transfer=name) for name in ("folder", "nccl", "ipc"))
+    assert "--weight-transfer-config" not in folder.command
+    for launch, backend in ((nccl, "nccl"), (ipc, "ipc")):
+        value = launch.command[launch.command.index("--weight-transfer-config") + 1]
+        assert json.loads(value) == {"backend": backend}
+    assert "--gpu-memory-utilization 0.4" in " ".join(ipc.command)
+    assert nccl.environment == {"VLLM_SERVER_DEV_MODE": "1"}
+    assert ipc.environment == {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
+    with pytest.raises(UserError, match=r"--host is 0\.0\.0\.0"):
+        ServerLaunch(**parts, transfer="ipc", host="0.0.0.0")

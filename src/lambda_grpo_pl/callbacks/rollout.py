@@ -62,7 +62,7 @@ class RolloutCallback(EngineOwner):
                 vLLM if it is installed.
             sampling: How training samples. `num_samples` is the group size G, `max_tokens` the response limit.
             engine: Memory and kernels of vLLM.
-            server: Addresses of vLLM servers, and the folder through which they get weights.
+            server: Addresses of vLLM servers, and how they get weights.
             recovery: How often a sampler that fails is restarted, and when it counts as hanging.
             seed: Seed of all sampling; null: that of the data. Linked to seed_everything.
             sync_tolerance: Largest gap (nats) that the self-test accepts between the log-probabilities of sampler and

@@ -52,4 +52,5 @@ def plan_server(arguments: Sequence[str], options: argparse.Namespace) -> Server
         tensor_parallel=options.tensor_parallel,
         data_parallel=options.data_parallel,
         trust_remote_code=policy.trust_remote_code,
+        transfer=cli.parts.rollout.server.transfer,
     )

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import nn
 from transformers import PretrainedConfig
 
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling.adapters import AdapterPlan
 from lambda_grpo_pl.sampling.protocol import ReceivingSampler
 from lambda_grpo_pl.sampling.server.sampler import ServerSampler
@@ -16,6 +17,7 @@ from lambda_grpo_pl.sampling.transformers_sampler import TransformersSampler
 from lambda_grpo_pl.sampling.vllm.compat import installed_vllm, require_vllm
 from lambda_grpo_pl.sampling.vllm.sampler import VllmSampler
 from lambda_grpo_pl.sampling.vllm.settings import VllmSettings
+from lambda_grpo_pl.sampling.weights import is_distributed
 
 SamplerName = Literal["auto", "vllm", "transformers", "server"]
 
@@ -70,13 +72,24 @@ class SamplerBuilder:
         """Whether the sampler expects adapters merged into the weights."""
         return self.adapters is None or not uses_vllm(self.name)
 
+    def check_process(self) -> None:
+        """Raise `UserError` if the sampler cannot be in a separate process of each rank, as one of several ranks."""
+        if self.name == "server" and self.server.transfer != "folder" and is_distributed():
+            raise UserError(
+                f"rollout.server.transfer is {self.server.transfer}, which sends weights from one process, but with "
+                "one_step_off.enabled every rank samples in a process of its own: set rollout.server.transfer to "
+                "folder, train on one rank, or set one_step_off.enabled to false."
+            )
+
     def build(self, with_model: bool = False) -> ReceivingSampler:
         """Return the sampler. With `with_model` the transformers sampler holds a model that `receive` fills.
 
         Raises `UserError` if vLLM is required and cannot run.
         """
         if self.name == "server":
-            return ServerSampler(self.config, self.eos_token_ids, self.pad_token_id, self.server)
+            return ServerSampler(
+                self.config, self.eos_token_ids, self.pad_token_id, self.server, self.engine.torch_dtype
+            )
         if uses_vllm(self.name):
             return VllmSampler(
                 self.config,

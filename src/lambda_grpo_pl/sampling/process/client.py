@@ -55,8 +55,9 @@ class SamplerProcess:
             timeout_s: Seconds without a group or a result after which the process is killed; None waits forever.
 
         Raises:
-            UserError: If the sampler cannot be built (`SamplerBuilder.build`), or there is no such GPU.
+            UserError: If the sampler cannot be built (`SamplerBuilder.build`) or not here, or there is no such GPU.
         """
+        builder.check_process()
         self.last_sync: SyncReport | None = None
         self._builder, self._timeout_s = builder, timeout_s
         self._environment = worker_environment(num_threads or torch.get_num_threads(), device)

@@ -1,4 +1,4 @@
-"""One vLLM server, as far as a sampler needs it: token ids in and out, scores, and new weights from a folder."""
+"""One vLLM server, as far as a sampler needs it: token ids in and out, scores, and requests about its weights."""
 
 from __future__ import annotations
 
@@ -56,12 +56,13 @@ class Server:
         except httpx.HTTPError:
             return False
 
-    def load(self, folder: str, report: SyncReport) -> None:
-        """Have it read the weights in `folder`, drop its cache, and take part. Raises `ServerError`, `UserError`."""
-        self._model = ""  # a server that was restarted may serve under another name
-        self._served_model()  # needs the key, which the endpoints for weights do not
-        self._request("POST", "/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}})
-        self._request("POST", "/reset_prefix_cache")
+    def greet(self) -> None:
+        """Ask under which name it serves, which a restart may change; needs the key, as requests for weights do not."""
+        self._model = ""
+        self._served_model()
+
+    def take_part(self, report: SyncReport) -> None:
+        """Let the server sample: it has the weights of `report`."""
         if self.was_left_out:
             log.warning("%s is back and has the present weights.", self.url)
         self.adopt(report, is_in_use=True)
@@ -74,7 +75,7 @@ class Server:
         self, prompt: Sequence[int], settings: SamplingSettings, stop_token_ids: Sequence[int], seed: int
     ) -> Completions:
         """Sample a group of `settings.num_samples` responses. Raises `ServerError`, `UserError`."""
-        reply = self._request(
+        reply = self.request(
             "POST",
             "/v1/completions",
             {
@@ -111,7 +112,7 @@ class Server:
         """Score sequences, as `Sampler.probe` describes."""
         scores = []
         for sequence in token_ids:
-            reply = self._request(
+            reply = self.request(
                 "POST",
                 "/v1/completions",
                 {
@@ -138,12 +139,18 @@ class Server:
 
     def _served_model(self) -> str:
         """Return the name that requests must give."""
-        self._model = self._model or self._request("GET", "/v1/models")["data"][0]["id"]
+        self._model = self._model or self.request("GET", "/v1/models")["data"][0]["id"]
         return self._model
 
-    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Return the reply's JSON, after repeating what may have failed by chance."""
-        for attempt in range(self._settings.max_retries + 1):
+    def request(
+        self, method: str, path: str, body: dict[str, Any] | None = None, max_retries: int | None = None
+    ) -> Any:
+        """Return the reply's JSON, after repeating what may have failed by chance. Raises `ServerError`, `UserError`.
+
+        `max_retries` is 0 for what must not happen twice; None: `rollout.server.max_retries`.
+        """
+        num_attempts = 1 + (self._settings.max_retries if max_retries is None else max_retries)
+        for attempt in range(num_attempts):
             if attempt:
                 time.sleep(backoff_seconds(attempt))
             try:
@@ -154,7 +161,7 @@ class Server:
             except httpx.HTTPError as error:
                 failure = f"{type(error).__name__} {error}".strip()
         else:
-            raise ServerError(f"{self.url}{path} failed {self._settings.max_retries + 1} times, last with {failure}.")
+            raise ServerError(f"{self.url}{path} failed with {failure} (attempts: {num_attempts}).")
         if not reply.is_success:
             raise UserError(_explain(self.url, path, reply))
         try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 
+from lambda_grpo_pl.errors import UserError
+from lambda_grpo_pl.sampling.server.settings import TransferName, is_loopback
 from lambda_grpo_pl.sampling.vllm.settings import VllmSettings
 
 
@@ -27,11 +30,21 @@ class ServerLaunch:
     data_parallel: int = 1
     """Copies of the model behind this address."""
     trust_remote_code: bool = False
+    transfer: TransferName = "folder"
+    """How it gets new weights: `rollout.server.transfer`."""
+
+    def __post_init__(self) -> None:
+        if self.transfer == "ipc" and not is_loopback(self.host):
+            raise UserError(
+                f"--host is {self.host}, but with rollout.server.transfer: ipc the server runs code that it is sent: "
+                "use 127.0.0.1, where the trainer is too."
+            )
 
     @property
     def environment(self) -> dict[str, str]:
         """Variables that the server needs: without the first it does not take new weights."""
-        return {"VLLM_SERVER_DEV_MODE": "1"}
+        unpickles = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if self.transfer == "ipc" else {}
+        return {"VLLM_SERVER_DEV_MODE": "1"} | unpickles
 
     @property
     def command(self) -> list[str]:
@@ -49,6 +62,10 @@ class ServerLaunch:
             words += ["--revision", self.revision]
         if engine.kv_cache_bytes is not None:
             words += ["--kv-cache-memory-bytes", str(engine.kv_cache_bytes)]
+        if self.transfer != "folder":
+            words += ["--weight-transfer-config", json.dumps({"backend": self.transfer})]
+        if self.transfer == "ipc":  # the trainer needs the rest of the GPU
+            words += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
         if engine.eager:
             words.append("--enforce-eager")
         if self.tensor_parallel > 1:

@@ -8,8 +8,7 @@ after the next weight sync, with the new weights.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,34 +19,56 @@ from lambda_grpo_pl.batch import Completions, Prompts
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling.completions import join_groups
 from lambda_grpo_pl.sampling.protocol import OnGroup, SyncReport
+from lambda_grpo_pl.sampling.server.channel import WeightChannel
 from lambda_grpo_pl.sampling.server.client import Server, ServerError
 from lambda_grpo_pl.sampling.server.dispatch import Dispatcher
-from lambda_grpo_pl.sampling.server.folder import WeightsFolder
-from lambda_grpo_pl.sampling.server.settings import ServerSettings
+from lambda_grpo_pl.sampling.server.folder import FolderChannel
+from lambda_grpo_pl.sampling.server.settings import ServerSettings, TransferName
+from lambda_grpo_pl.sampling.server.stream import WeightStream
+from lambda_grpo_pl.sampling.server.transfer import TransferChannel
 from lambda_grpo_pl.sampling.vllm.checkpoint import CheckpointFormat
 from lambda_grpo_pl.sampling.vllm.engine import request_seeds
-from lambda_grpo_pl.sampling.weights import is_distributed, policy_weights
+from lambda_grpo_pl.sampling.weights import is_distributed
 from lambda_grpo_pl.sampling_settings import SamplingSettings
+
+OpenChannel = Callable[[ServerSettings, CheckpointFormat, torch.dtype | None], WeightChannel]
+CHANNELS: dict[TransferName, OpenChannel] = {
+    "folder": lambda settings, checkpoint, engine_dtype: FolderChannel(settings, checkpoint),
+    "nccl": TransferChannel,
+    "ipc": TransferChannel,
+}
+"""`rollout.server.transfer` → what opens it."""
 
 
 class ServerSampler:
     """Samples on vLLM servers with the weights of the last `sync`.
 
-    Under several ranks, rank 0 writes the weights and has the servers load them; every rank samples its own prompts.
+    Under several ranks, rank 0 brings the weights to the servers; every rank samples its own prompts.
 
     Attributes:
         servers: All servers of the settings, also those that are left out at the moment.
     """
 
-    def __init__(self, config: Any, eos_token_ids: Sequence[int], pad_token_id: int, settings: ServerSettings) -> None:
-        """Prepare clients for the policy's transformers configuration `config`. Raises `UserError`."""
-        urls, folder = settings.require_complete()
+    def __init__(
+        self,
+        config: Any,
+        eos_token_ids: Sequence[int],
+        pad_token_id: int,
+        settings: ServerSettings,
+        engine_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Prepare clients for the policy's transformers configuration `config`. Raises `UserError`.
+
+        Weights that go from GPU to GPU are rounded to `engine_dtype`, the type the servers compute in, before they are
+        sent; None sends them as they are.
+        """
+        urls = settings.require_urls()
         self.pad_token_id = pad_token_id
         self.last_sync: SyncReport | None = None
         self.servers = [Server(url, settings, pad_token_id) for url in urls]
         self._eos, self._settings = list(eos_token_ids), settings
         self._format = CheckpointFormat(config)
-        self._folder = WeightsFolder(folder)
+        self._channel = CHANNELS[settings.transfer](settings, self._format, engine_dtype)
 
     @property
     def engines(self) -> list[Server]:
@@ -55,48 +76,47 @@ class ServerSampler:
         return [server for server in self.servers if server.is_in_use]
 
     def sync(self, policy: nn.Module) -> SyncReport:
-        """Write all weights and have every server that answers load them."""
+        """Bring all weights to every server that answers."""
+        stream = WeightStream.of_policy(policy)
         if not is_distributed():
-            return self.receive(policy_weights(policy))
-        outcome: list[Any] = [None]
+            return self._deliver(stream)
         if torch.distributed.get_rank() == 0:
+            outcome: Any
             try:
-                outcome = [(self.receive(policy_weights(policy)), [server.is_in_use for server in self.servers])]
+                outcome = (self._deliver(stream), [server.is_in_use for server in self.servers])
             except UserError as error:
-                outcome = [error]
+                outcome = error
+            stream.end(outcome)
         else:
-            for _ in policy_weights(policy):  # gathering is collective
-                pass
-        torch.distributed.broadcast_object_list(outcome)
-        if isinstance(outcome[0], UserError):
-            raise outcome[0]
-        report: SyncReport
-        report, in_use = outcome[0]
+            outcome = self._channel.follow(stream)
+        if isinstance(outcome, UserError):
+            raise outcome
+        report, in_use = outcome
         for server, is_in_use in zip(self.servers, in_use, strict=True):
             server.adopt(report, is_in_use)
         self.last_sync = report
-        return report
+        return self.last_sync
 
     def receive(self, weights: Iterable[tuple[str, Tensor]], expected: Collection[str] | None = None) -> SyncReport:
-        """Take over (name, unsharded tensor) pairs, as `ReceivingSampler.receive` describes."""
+        """Take over (name, unsharded tensor) pairs that are in memory, as `ReceivingSampler.receive` describes."""
+        return self._deliver(WeightStream.of_pairs(weights), expected)
+
+    def _deliver(self, stream: WeightStream, expected: Collection[str] | None = None) -> SyncReport:
         start = time.perf_counter()
-        sent: list[str] = []
-
-        def noted() -> Iterator[tuple[str, Tensor]]:
-            for name, weight in weights:
-                sent.append(name)
-                yield name, weight
-
-        written = self._folder.write(self._format.convert(noted()))
+        delivery = self._channel.send(stream, self.servers)
         wanted = self._format.policy_names if expected is None else expected
-        missing = tuple(sorted(set(wanted) - set(sent)))
-        report = SyncReport(time.perf_counter() - start, written.num_bytes, tuple(sent), missing)
-        with ThreadPoolExecutor(len(self.servers)) as pool:
-            failures = list(pool.map(lambda server: _load(server, str(written.folder), report), self.servers))
-        self._require_servers(failures)
-        self._folder.keep_only(written.folder)
-        self.last_sync = report._replace(seconds=time.perf_counter() - start)
-        return self.last_sync
+        missing = tuple(sorted(set(wanted) - set(stream.sent)))
+        report = SyncReport(time.perf_counter() - start, delivery.num_bytes, tuple(stream.sent), missing)
+        for server, failure in zip(self.servers, delivery.failures, strict=True):
+            if failure is None:
+                server.take_part(report)
+            else:
+                server.leave_out(failure)
+        if not self.engines:
+            reasons = "; ".join(str(failure) for failure in delivery.failures)
+            raise UserError(f"{self._no_server_left()} ({reasons})")
+        self.last_sync = report
+        return report
 
     def generate(
         self, prompts: Prompts, settings: SamplingSettings, seed: int, on_group: OnGroup | None = None
@@ -139,34 +159,17 @@ class ServerSampler:
         """Nothing to free: the servers' memory is not the trainer's."""
 
     def close(self) -> None:
-        """Close the connections and delete the weights' folder; the servers go on running."""
+        """Close the connections and delete weights that were left for servers; the servers go on running."""
         for server in self.servers:
             server.close()
-        self._folder.clear()
+        self._channel.close()
 
     def _require_sync(self) -> None:
         if self.last_sync is None:
             raise ValueError("The servers have other weights: call sync(policy) before the first generate or probe.")
-
-    def _require_servers(self, failures: Sequence[str | None]) -> None:
-        if not self.engines:
-            reasons = "; ".join(failure for failure in failures if failure)
-            raise UserError(f"{self._no_server_left()} ({reasons})")
 
     def _no_server_left(self) -> str:
         return (
             f"None of the servers in rollout.server.urls answers ({', '.join(server.url for server in self.servers)}): "
             "start them with `lambda-grpo serve --run`, and continue this run with --resume."
         )
-
-
-def _load(server: Server, folder: str, report: SyncReport) -> str | None:
-    """Have a server load weights; return why it is left out, or None."""
-    if server.was_left_out and not server.is_healthy():  # without retries, which would delay every sync
-        return f"{server.url} does not answer"
-    try:
-        server.load(folder, report)
-    except ServerError as error:
-        server.leave_out(error)
-        return str(error)
-    return None

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ipaddress
 import os
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import urlsplit
 
 from lambda_grpo_pl.errors import UserError
+
+TransferName = Literal["folder", "nccl", "ipc"]
 
 
 @dataclass(kw_only=True)
@@ -16,8 +19,14 @@ class ServerSettings:
 
     urls: list[str] | None = None
     """Addresses such as http://127.0.0.1:8000. Each prompt's group is sampled whole by one of them."""
+    transfer: TransferName = "folder"
+    """How weights reach the servers: through files (`folder`), from GPU to other GPUs, also of other machines (`nccl`),
+    or in the memory of a GPU that trainer and server share (`ipc`)."""
     weights_dir: str | None = None
-    """Folder in which the trainer leaves new weights, under the same path on every server's machine."""
+    """For `transfer: folder`: where the trainer leaves new weights, under the same path on every server's machine."""
+    trainer_address: str | None = None
+    """For `transfer: nccl`: IPv4 address or name under which servers reach the trainer's machine. Null is the address
+    from which this machine reaches the server."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the servers' API key; null if they have none."""
     concurrent_groups: int = 16
@@ -38,21 +47,31 @@ class ServerSettings:
             raise UserError(f"rollout.server.max_retries is {self.max_retries}: set it to 0 or more.")
         for url in self.urls or ():
             self._check_url(url)
+            if self.transfer == "ipc" and not is_loopback(str(urlsplit(url).hostname)):
+                raise UserError(
+                    f"rollout.server.transfer is ipc, but rollout.server.urls has {url}: CUDA IPC works within one "
+                    "machine, and a server that takes it runs code that it is sent. Use a loopback address "
+                    "(http://127.0.0.1:PORT), or set rollout.server.transfer to nccl or folder."
+                )
 
-    def require_complete(self) -> tuple[list[str], str]:
-        """Return the addresses and the folder for weights. Raises `UserError` if one is missing."""
+    def require_urls(self) -> list[str]:
+        """Return the addresses. Raises `UserError` if there are none."""
         if not self.urls:
             raise UserError(
                 "rollout.sampler is server, but rollout.server.urls names no server: list their addresses, such as "
                 "[http://127.0.0.1:8000]. `lambda-grpo serve` with the same configurations prints the command that "
                 "starts one."
             )
+        return self.urls
+
+    def require_folder(self) -> str:
+        """Return the folder for weights. Raises `UserError` if it is not set."""
         if self.weights_dir is None:
             raise UserError(
                 "rollout.sampler is server, but rollout.server.weights_dir is not set: give a folder that this machine "
-                "and the servers see under the same path."
+                "and the servers see under the same path, or set rollout.server.transfer to nccl or ipc."
             )
-        return self.urls, self.weights_dir
+        return self.weights_dir
 
     @property
     def api_key(self) -> str | None:
@@ -80,6 +99,14 @@ class ServerSettings:
                 "ignore the API key, so whoever reaches them controls the model: use an address of this machine or of "
                 "a private network, or set rollout.server.allow_public to true behind a firewall."
             )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is certainly this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _is_private(host: str) -> bool:
