@@ -20,11 +20,16 @@ from lambda_grpo_pl.sampling import (
     check_sync,
     plan_probe,
 )
+from lambda_grpo_pl.sampling.server import transfer
 from lambda_grpo_pl.sampling.server.launch import ServerLaunch
+from lambda_grpo_pl.sampling.server.settings import TransferName
 
+from . import cpu_transport
 from .parts import EOS, PAD, random_prompts, tiny_policy
 
 pytest.importorskip("vllm", reason="vLLM is an extra")
+from lambda_grpo_pl.sampling.server import vllm_transfer
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ENGINE = VllmSettings(dtype="float32", max_model_len=64, max_num_seqs=16, kv_cache_gib=0.1)
 START_TIMEOUT_S = 600
@@ -36,9 +41,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    launch = ServerLaunch(model=str(folder), context_length=64, engine=ENGINE, port=port)
-    return subprocess.Popen(launch.command, env=os.environ | launch.environment, start_new_session=True)
+def start(
+    folder: Path, port: int, transfer: TransferName = "folder", environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    launch = ServerLaunch(model=str(folder), context_length=64, engine=ENGINE, port=port, transfer=transfer)
+    variables = os.environ | launch.environment | (environment or {})
+    return subprocess.Popen(launch.command, env=variables, start_new_session=True)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -103,3 +111,35 @@ def test_a_killed_server_is_replaced_and_takes_part_again(
     for engine in sampler.engines:
         assert check_sync(engine, scorer.probe, *probe) < 1e-3
     sampler.close()
+
+
+def test_a_real_server_takes_broadcast_weights_and_is_connected_again_after_a_restart(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server, its worker and both ends of the NCCL transfer are vLLM's own; only NCCL itself is replaced."""
+    cpu_transport.install(monkeypatch.setattr)
+    monkeypatch.setattr(transfer, "trainer_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr(vllm_transfer, "BUFFER_BYTES", 20_000)
+    environment, port = {"PYTHONPATH": cpu_transport.plugin_path(tmp_path)}, free_port()
+    policy = tiny_policy(tied=True)
+    settings = ServerSettings(urls=[f"http://127.0.0.1:{port}"], transfer="nccl", max_retries=1)
+    sampler = ServerSampler(policy.config, [EOS], PAD, settings, torch.float32)
+    scorer = TransformersSampler([EOS], PAD)
+    probe = plan_probe(48, torch.float32, torch.float32, max_length=63)
+    process = start(folder, port, "nccl", environment)
+    try:
+        wait_for(sampler)
+        for change in (1.0, 1.5):
+            with torch.no_grad():
+                policy.model.layers[0].mlp.up_proj.weight.mul_(change)
+            sampler.sync(policy)
+            scorer.sync(policy)
+            assert check_sync(sampler.engines[0], scorer.probe, *probe) < 1e-3
+        kill(process)
+        process = start(folder, port, "nccl", environment)
+        wait_for(sampler)
+        sampler.sync(policy)
+        assert check_sync(sampler.engines[0], scorer.probe, *probe) < 1e-3
+        sampler.close()
+    finally:
+        kill(process)
