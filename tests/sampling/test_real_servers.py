@@ -42,9 +42,13 @@ def free_port() -> int:
 
 
 def start(
-    folder: Path, port: int, transfer: TransferName = "folder", environment: dict[str, str] | None = None
+    folder: Path,
+    port: int,
+    transfer: TransferName = "folder",
+    environment: dict[str, str] | None = None,
+    engine: VllmSettings = ENGINE,
 ) -> subprocess.Popen[bytes]:
-    launch = ServerLaunch(model=str(folder), context_length=64, engine=ENGINE, port=port, transfer=transfer)
+    launch = ServerLaunch(model=str(folder), context_length=64, engine=engine, port=port, transfer=transfer)
     variables = os.environ | launch.environment | (environment or {})
     return subprocess.Popen(launch.command, env=variables, start_new_session=True)
 

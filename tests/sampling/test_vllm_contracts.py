@@ -1,5 +1,6 @@
 """What we rely on in the installed vLLM and cannot run without a GPU: a change of it fails here with a sentence."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -118,11 +119,84 @@ def test_the_prefix_cache_reports_whether_it_was_reset():
     require(inspect.signature(LLM.reset_prefix_cache).return_annotation in (bool, "bool"), "does not say if it did")
 
 
-def test_weight_transfer_has_the_stateful_interface():
-    """Not used yet: the native way to hand weights over between processes, which has changed three times."""
-    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+def fields(target: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(target)}
 
-    require(hasattr(WeightTransferTrainerFactory, "trainer_init"), "transfers weights in another way")
+
+def test_weight_transfer_is_opened_as_we_open_it():
+    """`vllm_transfer`: what needs a GPU is held against the signatures, what does not runs in `test_transfer`."""
+    from vllm.distributed.weight_transfer import HTTPVLLMWeightSyncClient, WeightTransferTrainerFactory, base
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo, IPCTrainerWeightTransferEngine
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
+
+    ours = {"rank", "packed", "packed_buffer_size_bytes"}
+    group = {"master_address", "master_port", "world_size"}
+    for info, name, wanted in ((NCCLTrainerInitInfo, "nccl", ours | group), (IPCTrainerInitInfo, "ipc", ours)):
+        require(info.backend == name, f"calls {name} otherwise")
+        missing = wanted - fields(info)
+        require(not missing, f"opens {name} without {sorted(missing)}")
+    opened = {"init_info", "client", "source"}
+    require(opened == parameters(WeightTransferTrainerFactory.trainer_init), "opens a transfer with other arguments")
+    for engine in (NCCLTrainerWeightTransferEngine, IPCTrainerWeightTransferEngine):
+        require(parameters(engine.send_weights) == {"self"}, f"{engine.__name__} sends with other arguments")
+    require(fields(base.ParamMeta) == {"name", "dtype", "shape"}, "describes weights otherwise")
+    require(base.WeightSource.__abstractmethods__ == {"metadata", "__iter__"}, "reads weights otherwise")
+    require(parameters(HTTPVLLMWeightSyncClient._post) == {"self", "path", "json"}, "requests in another way")
+    for name in ("init_weight_transfer_engine", "start_weight_update", "update_weights", "finish_weight_update"):
+        require("self._post(" in source(getattr(HTTPVLLMWeightSyncClient, name)), f"does not request {name} by _post")
+
+
+def test_a_broadcast_that_waits_can_be_given_up():
+    """Why `destroy` frees a trainer whose server has died."""
+    from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransferEngine
+
+    require("ncclCommAbort" in source(PyNcclCommunicator.destroy), "ends communicators without aborting them")
+    require("if self.disabled:" in source(PyNcclCommunicator.broadcast), "broadcasts with ended communicators")
+    text = source(NCCLTrainerWeightTransferEngine)
+    require("engine.model_update_group = open_trainer_endpoint(init_info)" in text, "keeps its communicator elsewhere")
+
+
+def test_cuda_ipc_is_sent_by_all_ranks_and_a_piece_at_a_time():
+    """Why the other ranks follow with an engine of their own, why errors are kept, and why the largest tensor fits."""
+    from vllm.distributed.weight_transfer import ipc_engine
+    from vllm.distributed.weight_transfer.packed_tensor import packed_ipc_producer
+
+    engine = ipc_engine.IPCTrainerWeightTransferEngine
+    require("torch.distributed.all_gather_object(" in source(engine._all_gather_and_merge_handles), "gathers otherwise")
+    require(
+        "self._all_gather_and_merge_handles(" in source(engine._send_packed), "does not gather each piece's handles"
+    )
+    require("if flat.numel() > buffer_size_bytes:" in source(packed_ipc_producer), "splits tensors otherwise")
+    require("VLLM_ALLOW_INSECURE_SERIALIZATION" in source(ipc_engine), "needs another permission to unpickle")
+
+
+def test_servers_take_our_requests_about_weights():
+    from vllm.entrypoints.serve.dev.server_info.api_router import router as info
+    from vllm.entrypoints.serve.instrumentator.basic import router as basic
+
+    try:
+        from vllm.entrypoints.rl.online import api_router
+    except ImportError:  # vLLM 0.31 and older
+        from vllm.entrypoints.serve.dev.rlhf import api_router
+    ours = {"init_weight_transfer_engine", "start_weight_update", "update_weights", "finish_weight_update"}
+    ours |= {"update_weight_version", "weight_info", "get_world_size", "server_info", "version"}
+    paths = {route.path.strip("/") for router in (api_router.router, info, basic) for route in router.routes}
+    require(ours <= paths, f"servers have no {sorted(ours - paths)}")
+    text = source(api_router)
+    for name in ("init_info", "update_info", "new_version", "weight_version", "world_size"):
+        require(f"{name}" in text, f"servers do not know {name}")
+    require('"json"' in source(info.routes[0].endpoint), "does not tell a server's configuration as JSON")
+
+
+def test_servers_are_started_for_a_transfer():
+    from vllm.config import VllmConfig
+    from vllm.config.weight_transfer import WeightTransferConfig
+    from vllm.engine.arg_utils import EngineArgs
+
+    require("weight_transfer_config" in parameters(EngineArgs), "takes no --weight-transfer-config")
+    require({"weight_transfer_config"} <= fields(VllmConfig), "keeps the configuration of the transfer elsewhere")
+    require({"backend"} <= fields(WeightTransferConfig), "names the transfer otherwise")
 
 
 def test_experts_are_not_prepacked_when_they_are_reloaded():
