@@ -104,7 +104,7 @@ def install(replace: Callable[[Any, str, Any], None] = setattr, gpu: str = "GPU-
         replace(importlib.import_module(f"{package}.{name}"), "torch", cpu)
     replace(pynccl, "PyNcclCommunicator", StoreCommunicator)
     packed = importlib.import_module(f"{package}.packed_tensor")
-    packed._get_streams.cache_clear()
+    replace(packed, "_get_streams", packed._get_streams.__wrapped__)  # real streams stay out of the cache, and ours too
     replace(packed, "reduce_tensor", share)
     replace(packed.PackedBufferImporter, "rebuild", lambda self, handle: SHARED[handle[0]])
 

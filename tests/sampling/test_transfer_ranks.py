@@ -15,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling import ServerSampler, ServerSettings
 from lambda_grpo_pl.sampling.server import client, transfer
+from lambda_grpo_pl.sampling.server import folder as folder_module
 
 from .fake_server import FakeServer
 from .parts import EOS, PAD, tiny_policy
@@ -46,14 +47,15 @@ def sync_in_all_cases(rank: int, policy: Any, state: dict[str, torch.Tensor], ba
         for server in servers:
             assert [name for name, _ in server.received] == list(state)
             assert all(torch.equal(weight, state[name]) for name, weight in server.received)
-    if servers:  # one fails in the middle: both ranks know it, and neither waits
-        servers[0].fails_in, servers[0].fault = "update_weights", "dead" if backend == "folder" else ""
-    sampler.sync(policy)
-    assert [engine.url for engine in sampler.engines] == urls[0][1:]
-    if servers:
-        servers[0].fails_in, servers[0].fault = "", ""
-    sampler.sync(policy)
-    assert len(sampler.engines) == 2
+    for moment in ("start_weight_update", "update_weights"):  # before and after the first tensor is read
+        if servers:
+            servers[0].fails_in, servers[0].fault = moment, "dead" if backend == "folder" else ""
+        sampler.sync(policy)  # both ranks know it, and neither waits for the other
+        assert [engine.url for engine in sampler.engines] == urls[0][1:]
+        if servers:
+            servers[0].fails_in, servers[0].fault = "", ""
+        sampler.sync(policy)
+        assert len(sampler.engines) == 2
     for server in servers:
         server.fault = "dead"
     with pytest.raises(UserError, match="None of the servers"):
@@ -61,6 +63,20 @@ def sync_in_all_cases(rank: int, policy: Any, state: dict[str, torch.Tensor], ba
     sampler.close()
     for server in servers:
         server.stop()
+
+
+def fill_the_disk(policy: Any, folder: str) -> None:
+    """The write fails at the first tensor; both ranks read the rest, and end with the sentence."""
+    settings = ServerSettings(urls=["http://127.0.0.1:1"], weights_dir=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder_module, "save_file", fail_to_write)
+        patch.setattr(folder_module, "SHARD_BYTES", 1)
+        with pytest.raises(UserError, match="Weights could not be written"):
+            ServerSampler(policy.config, [EOS], PAD, settings).sync(policy)
+
+
+def fail_to_write(tensors: Any, file: Path) -> None:
+    raise OSError("No space left on device")
 
 
 def sync_on_one_of_two_ranks(rank: int, port: int, folder: str) -> None:
@@ -78,6 +94,7 @@ def sync_on_one_of_two_ranks(rank: int, port: int, folder: str) -> None:
     for layer in policy.model.layers:
         fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
     fully_shard(policy, mesh=init_device_mesh("cpu", (2,)))
+    fill_the_disk(policy, folder)
     for backend in ("folder", "nccl", "ipc"):
         sync_in_all_cases(rank, policy, state, backend, folder)
     dist.barrier()
