@@ -39,7 +39,7 @@ BENCHMARK = "ledger"
 PROCESS, SEEDED, SERVERS = "process", "process, seeds", "servers"
 EARLY = 5
 """Rollouts that count as the first few."""
-START_TIMEOUT_S = 600
+START_TIMEOUT_S = 1200
 SEEDED_FIT = "--seeded-fit"
 
 
@@ -131,7 +131,9 @@ def read_accuracy(step: Path) -> dict[str, float]:
 def compare(ours: Path, theirs: Path, updates: int) -> dict[str, Any]:
     """Compare two runs' recorded rollouts: shares of equal tokens and responses, and how the first difference looks."""
     rollouts = [compare_rollout(ours, theirs, number) for number in range(updates)]
-    differs = next((number for number, each in enumerate(rollouts) if each["equal_responses"] < each["responses"]), None)
+    differs = next(
+        (number for number, each in enumerate(rollouts) if each["equal_responses"] < each["responses"]), None
+    )
     comparable = rollouts[: updates if differs is None else differs + 1]
 
     def share(part: Sequence[dict[str, Any]], what: str) -> float:
