@@ -118,7 +118,7 @@ def fit(folder: Path, seed: int, updates: int, sampler: str, urls: Sequence[str]
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     steps = sorted((folder / "evaluation").glob("step-*"))
     logged = pd.read_csv(folder / "csv" / "metrics.csv").dropna(subset=["policy/loss"])
-    seconds = {name: statistics.median(logged[f"time/{name}"]) for name in ("step", "sample", "sync")}
+    seconds = {name: statistics.median(logged[f"time/{name}"]) for name in ("step", "sample", "train")}
     before, after = (read_accuracy(step) for step in (steps[0], steps[-1]))
     return {"before": before, "after": after, "seconds": seconds, "lambda": float(logged["preference/lambda"].iloc[-1])}
 
