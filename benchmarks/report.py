@@ -46,8 +46,13 @@ def resident_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """Return the largest this process's resident set has been."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return the largest this process's resident set has been since it was started.
+
+    `ru_maxrss` would not do: Linux lets a process inherit it from the one that started it.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

