@@ -192,3 +192,34 @@ def test_the_first_try_at_the_step_does_not_matter(monkeypatch: pytest.MonkeyPat
     result = alignments(policy, validation, ROWS, SurrogateConfig(), PASSES)
     expected = exact_alignments(policy, validation)
     assert float((result - expected).norm() / expected.norm()) < 0.01
+
+
+def test_a_step_that_is_not_rescaled_any_more_is_still_measured_by_its_own_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = random_policy()
+    validation = prepare(policy, heldout_batch())
+    monkeypatch.setattr(virtual_step, "MOST_TRIES", 1)
+    monkeypatch.setattr(virtual_step, "RELATIVE_STEP", 1e-5)
+    monkeypatch.setattr(virtual_step, "MOVES", (1.0, 2.0))  # no try is good enough
+    result = alignments(policy, validation, ROWS, SurrogateConfig(), PASSES)
+    expected = exact_alignments(policy, validation)
+    assert float((result - expected).norm() / expected.norm()) < 0.05
+
+
+def test_log_probabilities_that_do_not_move_give_no_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step grows while it searches, but not without bound."""
+    policy = random_policy()
+    validation = prepare(policy, heldout_batch())
+    before, farthest = [parameter.detach().clone() for parameter in policy.parameters()], []
+    length = float(torch.stack([parameter.norm() for parameter in before]).norm())
+
+    def see_nothing(policies: list[Policy], *_: Any) -> list[Tensor]:
+        moved = [(a.detach() - b).norm() for a, b in zip(policies[0].parameters(), before, strict=True)]
+        farthest.append(float(torch.stack(moved).norm()) / length)
+        assert validation.rollout.old is not None
+        return [torch.zeros_like(validation.rollout.old)]
+
+    monkeypatch.setattr(virtual_step, "score_rows", see_nothing)
+    assert not alignments(policy, validation, ROWS, SurrogateConfig(), PASSES).any()
+    assert max(farthest) < 10

@@ -28,7 +28,8 @@ MOVES = (0.01, 0.04)
 """How far, in nats, ε may move the log-probability that it moves most. Below, rounding of float32 weights shows (1 % at
 0.008 on SmolLM2-135M); above, curvature does (1 % at 0.05 on a tiny random model) and clipping (12 % at 0.33)."""
 BEST_MOVE = 0.02
-MOST_TRIES = 4
+MOST_TRIES, MOST_HALVINGS = 4, 8
+"""Bounds on the search for ε: where no log-probability moves, the weights must not be thrown far away."""
 
 
 def float32_arithmetic(device: torch.device) -> torch.autocast:
@@ -93,12 +94,12 @@ def alignments(policy: Policy, validation: Validation, rows: Tensor, config: Sur
             for distance in (step, -step):
                 with _displaced(policy, direction, distance / slope):
                     ends += score_rows([policy], rollout, rows, passes)
+            above, below = (_surrogates(rollout, logprobs, config) for logprobs in ends)
+            aligned[rows] = ((above - below) * (slope / (2 * step)))[rows]
             halvings = passes.agree(_count_halvings(ends[0] - ends[1]))
             if halvings == 0:
                 break
             step *= 2.0**-halvings
-    above, below = (_surrogates(rollout, logprobs, config) for logprobs in ends)
-    aligned[rows] = ((above - below) * (slope / (2 * step)))[rows]
     return aligned
 
 
@@ -110,7 +111,11 @@ def _count_halvings(difference: Tensor) -> int:
     """
     move = float(difference.abs().max()) / 2
     smallest, largest = MOVES
-    return 0 if smallest <= move <= largest else round(math.log2(max(move, 1e-9) / BEST_MOVE))
+    if smallest <= move <= largest:
+        return 0
+    if not math.isfinite(move):
+        return MOST_HALVINGS
+    return max(-MOST_HALVINGS, min(MOST_HALVINGS, round(math.log2(max(move, 1e-9) / BEST_MOVE))))
 
 
 @contextmanager
