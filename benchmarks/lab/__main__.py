@@ -73,8 +73,9 @@ def _find_sections(name: str, arguments: argparse.Namespace) -> list[Section]:
 def _run_simulate(arguments: argparse.Namespace) -> None:
     folder, num_seeds = arguments.runs / "simulate", arguments.seeds or 100
     simulate.run(folder, num_seeds, arguments.jobs)
-    simulate.print_power(read_results(folder / "cells", simulate.list_cells(num_seeds)), num_seeds)
-    write_json(folder / "summary.json", simulate.summarize(folder, num_seeds) | {"origin": describe_origin()})
+    results = read_results(folder / "cells", simulate.list_cells(num_seeds))
+    simulate.print_power(results, num_seeds)
+    write_json(folder / "summary.json", simulate.summarize(results, num_seeds) | {"origin": describe_origin()})
 
 
 def _run_controls(arguments: argparse.Namespace) -> None:

@@ -22,11 +22,11 @@ def export_results(runs: Path, num_seeds: int, num_model_seeds: int, folder: Pat
     folder.mkdir(parents=True, exist_ok=True)
     results = read_results(runs / "simulate" / "cells", simulate.list_cells(num_seeds))
     if results:
-        _export_simulate(results, runs / "simulate", num_seeds, folder)
+        _export_simulate(results, num_seeds, folder)
     confirmed = read_results(runs / "confirm" / "cells", confirm.list_cells(num_seeds))
     if confirmed:
         _write_seeds(confirmed, folder / "confirm.parquet")
-        summary = confirm.summarize(runs / "confirm", num_seeds)
+        summary = confirm.summarize(confirmed, num_seeds)
         write_json(folder / "confirm.json", summary | _origin(confirmed))
         _refresh_evidence(folder, summary, "confirm-")
     if (runs / "controls" / "summary.json").exists():
@@ -41,13 +41,13 @@ def export_results(runs: Path, num_seeds: int, num_model_seeds: int, folder: Pat
     return sorted(folder.iterdir())
 
 
-def _export_simulate(results: list[Result], runs: Path, num_seeds: int, folder: Path) -> None:
+def _export_simulate(results: list[Result], num_seeds: int, folder: Path) -> None:
     _write_seeds(results, folder / "simulate.parquet")
-    summary = simulate.summarize(runs, num_seeds)
+    summary = simulate.summarize(results, num_seeds)
     write_json(folder / "simulate.json", summary | _origin(results))
     _refresh_evidence(folder, summary, "")
-    write_json(folder / "trajectories.json", trajectories.summarize(runs, num_seeds))
-    write_json(folder / "stability.json", stability.summarize(runs, num_seeds))
+    write_json(folder / "trajectories.json", trajectories.summarize(results))
+    write_json(folder / "stability.json", stability.summarize(results))
 
 
 def _write_seeds(results: list[Result], path: Path) -> None:
