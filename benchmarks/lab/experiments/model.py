@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,9 +108,19 @@ def read_scores(run: Run, runs: Path) -> NDArray[np.float64]:
 
 
 def read_curve(run: Run, runs: Path) -> NDArray[np.float64]:
-    """Return the mean score of every update's responses, [updates]: accuracy, or the reward where it is graded."""
-    name = "reward/mean" if REGIMES[run.regime].reward else "reward/accuracy"
-    return np.array([row[name] for row in read_metrics(run.find_folder(runs) / "csv/metrics.csv")])
+    """Return the mean score of every update's responses, [updates]."""
+    return find_curve(run.regime, read_rows(run, runs))
+
+
+def read_rows(run: Run, runs: Path) -> list[dict[str, float]]:
+    """Return what the run logged, update by update."""
+    return read_metrics(run.find_folder(runs) / "csv/metrics.csv")
+
+
+def find_curve(regime: str, rows: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
+    """Return each update's mean score, [updates]: accuracy, or the reward where it is graded."""
+    name = "reward/mean" if REGIMES[regime].reward else "reward/accuracy"
+    return np.array([row[name] for row in rows])
 
 
 def run_quick(runs: Path, num_seeds: int, jobs: int) -> None:
