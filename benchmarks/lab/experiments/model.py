@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.lab.contrasts import MODEL
 from benchmarks.lab.gate import read_metrics
 from benchmarks.lab.regimes import REGIMES
-from benchmarks.lab.statistics import describe_power
+from benchmarks.lab.statistics import describe_power, smooth
 from benchmarks.lab.store import describe_origin, write_json
 from lambda_grpo_pl.evaluation.runs import read_run
 
@@ -149,12 +149,15 @@ def tune(regime: str, method: str, runs: Path, jobs: int) -> float:
             Run(regime=regime, method=method, seed=seed, factor=each) for each in factors for seed in TUNING_SEEDS
         ]
         run_missing(wanted, runs, jobs)
-        means = [np.mean([read_over_the_run(run, runs) for run in wanted if run.factor == each]) for each in factors]
-        smooth = {factors[i]: np.mean(means[i - 1 : i + 2]) for i in range(1, len(factors) - 1)}
-        best = max(smooth, key=lambda each: smooth[each])
-        if min(smooth) < best < max(smooth):
+        means = {
+            each: float(np.mean([read_over_the_run(run, runs) for run in wanted if run.factor == each]))
+            for each in factors
+        }
+        scores = smooth(means)
+        best = max(scores, key=lambda each: scores[each])
+        if min(scores) < best < max(scores):
             break
-        factors = [factors[0] / 2, *factors] if best == min(smooth) else [*factors, factors[-1] * 2]
+        factors = [factors[0] / 2, *factors] if best == min(scores) else [*factors, factors[-1] * 2]
     return best
 
 
