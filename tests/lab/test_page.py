@@ -47,6 +47,18 @@ def test_identifiers_are_unique_and_references_have_a_target(page: str) -> None:
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(identifiers)
 
 
+def test_a_pictures_name_becomes_one_of_a_file_and_of_identifiers(tmp_path: Path) -> None:
+    figure, (axes,) = draw()
+    bands(axes, [1, 2, 3], {"GRPO": np.arange(12.0).reshape(4, 3)})
+    svg = save(figure, tmp_path, "accuracy_sgd, confirmed")
+    assert [path.name for path in tmp_path.iterdir()] == ["accuracy_sgd-confirmed.png"]
+    identifiers = re.findall(r'\bid="([^"]+)"', svg)
+    references = re.findall(r'(?:href="#|url\(#)([^")]+)', svg)
+    assert references
+    assert set(references) <= set(identifiers)
+    assert all(re.fullmatch(r"accuracy_sgd-confirmed-[\w.-]+", each) for each in identifiers)
+
+
 def test_pictures_take_the_pages_color(page: str) -> None:
     assert "currentColor" in page
     assert INK not in page
