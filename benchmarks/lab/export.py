@@ -28,7 +28,7 @@ def export_results(runs: Path, num_seeds: int, num_model_seeds: int, folder: Pat
         _write_seeds(confirmed, folder / "confirm.parquet")
         summary = confirm.summarize(confirmed, num_seeds)
         write_json(folder / "confirm.json", summary | _origin(confirmed))
-        _refresh_evidence(folder, summary, "confirm-")
+        _refresh_evidence(folder, summary, "confirm")
     if (runs / "controls" / "summary.json").exists():
         write_json(folder / "controls.json", controls.read(runs / "controls"))
     found = model_results.summarize(runs / "model", num_model_seeds)
@@ -45,7 +45,7 @@ def _export_simulate(results: list[Result], num_seeds: int, folder: Path) -> Non
     _write_seeds(results, folder / "simulate.parquet")
     summary = simulate.summarize(results, num_seeds)
     write_json(folder / "simulate.json", summary | _origin(results))
-    _refresh_evidence(folder, summary, "")
+    _refresh_evidence(folder, summary, "simulate")
     write_json(folder / "trajectories.json", trajectories.summarize(results))
     write_json(folder / "stability.json", stability.summarize(results))
 
@@ -63,10 +63,10 @@ def _origin(results: list[Result]) -> dict[str, Any]:
     return {"cells": record["versions"] | {"revision": record["revision"]}}
 
 
-def _refresh_evidence(folder: Path, summary: dict[str, Any], prefix: str) -> None:
-    """Write the page's tables whose names begin with `prefix` anew; a folder of a test has no page."""
+def _refresh_evidence(folder: Path, summary: dict[str, Any], experiment: str) -> None:
+    """Write the page's tables of an experiment anew; a folder of a test has no page."""
     if folder == RESULTS and markdown.EVIDENCE.exists():
-        page = markdown.refresh(markdown.EVIDENCE.read_text(encoding="utf-8"), summary, prefix)
+        page = markdown.refresh(markdown.EVIDENCE.read_text(encoding="utf-8"), summary, experiment)
         markdown.EVIDENCE.write_text(page, encoding="utf-8")
 
 
