@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,24 @@ from benchmarks.lab.store import describe_origin, read_cell, write_json
 RESULTS = Path(__file__).parents[1] / "results" / "lab"
 
 
-def export_results(runs: Path, num_seeds: int, num_model_seeds: int, folder: Path = RESULTS) -> list[Path]:
-    """Write what `docs/evidence.md` rests on, for every experiment that is in `runs`; curves stay there."""
+def export_results(runs: Path, num_seeds: Mapping[str, int], folder: Path = RESULTS) -> list[Path]:
+    """Write what `docs/evidence.md` rests on, for every experiment that is in `runs`; curves stay there.
+
+    `num_seeds` says how many seeds `simulate`, `confirm` and `model` report.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    results = read_results(runs / "simulate" / "cells", simulate.list_cells(num_seeds))
+    results = read_results(runs / "simulate" / "cells", simulate.list_cells(num_seeds["simulate"]))
     if results:
-        _export_simulate(results, num_seeds, folder)
-    confirmed = read_results(runs / "confirm" / "cells", confirm.list_cells(num_seeds))
+        _export_simulate(results, num_seeds["simulate"], folder)
+    confirmed = read_results(runs / "confirm" / "cells", confirm.list_cells(num_seeds["confirm"]))
     if confirmed:
         _write_seeds(confirmed, folder / "confirm.parquet")
-        summary = confirm.summarize(confirmed, num_seeds)
+        summary = confirm.summarize(confirmed, num_seeds["confirm"])
         write_json(folder / "confirm.json", summary | _origin(confirmed))
         _refresh_evidence(folder, summary, "confirm")
     if (runs / "controls" / "summary.json").exists():
         write_json(folder / "controls.json", controls.read(runs / "controls"))
-    found = model_results.summarize(runs / "model", num_model_seeds)
+    found = model_results.summarize(runs / "model", num_seeds["model"])
     if found["regimes"]:
         write_json(folder / "model.json", found | describe_origin())
     for name in ("sensitivity", "robustness", "pareto"):
