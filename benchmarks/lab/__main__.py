@@ -33,17 +33,23 @@ SUMMARY = (
     "Tabular policies on a small state machine whose lengths are controlled, trained with exact policy gradients and "
     "the package's own objective. Every table names the command that makes it again."
 )
+NUM_SEEDS = {
+    "simulate": 100, "confirm": 100, "sensitivity": 32, "robustness": 32, "pareto": 32, "quick": 3, "model": 10,
+}  # fmt: skip
+"""Experiment → the seeds that it reports by default; the others have a fixed number, or read those of `simulate`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one experiment, or write the page of all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lab", description=__doc__)
     parser.add_argument("experiment", choices=[*EXPERIMENTS, "report"])
-    parser.add_argument("--seeds", type=int, help="reported seeds; the default depends on the experiment")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    defaults = ", ".join(f"{name} {count}" for name, count in NUM_SEEDS.items())
     parser.add_argument(
-        "--simulated-seeds", type=int, default=100, help="the --seeds of the simulate run that is built on"
+        "--seeds", type=int, help=f"reported seeds of EXPERIMENT alone; the defaults, also of `report`: {defaults}"
     )
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    built_on = "the --seeds of the simulate run that is built on"
+    parser.add_argument("--simulated-seeds", type=int, default=NUM_SEEDS["simulate"], help=built_on)
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES), help="of `model`; default: all")
     parser.add_argument("--export", action="store_true", help="also write benchmarks/results/lab, which is committed")
     parser.add_argument("--runs", type=Path, default=Path("runs/lab"), help="folder of all results")
@@ -57,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     folder = arguments.runs / arguments.experiment
     if arguments.export:
-        export_results(arguments.runs, arguments.simulated_seeds, arguments.seeds or 10)
+        export_results(arguments.runs, {name: _count_seeds(name, arguments) for name in NUM_SEEDS})
     print(f"→ {write_page(folder / 'report.html', 'The length-preference lab', SUMMARY, sections)}")
     return 0
 
@@ -70,11 +76,19 @@ def _find_sections(name: str, arguments: argparse.Namespace) -> list[Section]:
     return EXPERIMENTS[name][1](arguments)
 
 
+def _count_seeds(name: str, arguments: argparse.Namespace) -> int:
+    """Return how many seeds an experiment reports: `--seeds` says it only of the one that the command line names."""
+    if arguments.seeds and name == arguments.experiment:
+        return int(arguments.seeds)
+    return int(arguments.simulated_seeds) if name == "simulate" else NUM_SEEDS[name]
+
+
 def _run_simulate(arguments: argparse.Namespace) -> None:
-    folder, num_seeds = arguments.runs / "simulate", arguments.seeds or 100
+    folder, num_seeds = arguments.runs / "simulate", _count_seeds("simulate", arguments)
     simulate.run(folder, num_seeds, arguments.jobs)
-    simulate.print_power(read_results(folder / "cells", simulate.list_cells(num_seeds)), num_seeds)
-    write_json(folder / "summary.json", simulate.summarize(folder, num_seeds) | {"origin": describe_origin()})
+    results = read_results(folder / "cells", simulate.list_cells(num_seeds))
+    simulate.print_power(results, num_seeds)
+    write_json(folder / "summary.json", simulate.summarize(results, num_seeds) | {"origin": describe_origin()})
 
 
 def _run_controls(arguments: argparse.Namespace) -> None:
@@ -86,7 +100,17 @@ def _run_nothing(arguments: argparse.Namespace) -> None:
 
 
 def _show_simulate(arguments: argparse.Namespace) -> list[Section]:
-    return simulate.build_sections(arguments.runs / "simulate", _count_simulated(arguments), _pictures(arguments))
+    num_seeds = _count_seeds("simulate", arguments)
+    return simulate.build_sections(arguments.runs / "simulate", num_seeds, _pictures(arguments))
+
+
+def _run_confirm(arguments: argparse.Namespace) -> None:
+    confirm.run(arguments.runs / "confirm", _count_seeds("confirm", arguments), arguments.jobs)
+
+
+def _show_confirm(arguments: argparse.Namespace) -> list[Section]:
+    num_seeds = _count_seeds("confirm", arguments)
+    return confirm.build_sections(arguments.runs / "confirm", num_seeds, _pictures(arguments))
 
 
 def _show_controls(arguments: argparse.Namespace) -> list[Section]:
@@ -94,20 +118,13 @@ def _show_controls(arguments: argparse.Namespace) -> list[Section]:
 
 
 def _show_trajectories(arguments: argparse.Namespace) -> list[Section]:
-    return trajectories.build_sections(arguments.runs / "simulate", _count_simulated(arguments), _pictures(arguments))
+    num_seeds = _count_seeds("simulate", arguments)
+    return trajectories.build_sections(arguments.runs / "simulate", num_seeds, _pictures(arguments))
 
 
 def _show_stability(arguments: argparse.Namespace) -> list[Section]:
-    return stability.build_sections(arguments.runs / "simulate", _count_simulated(arguments), _pictures(arguments))
-
-
-def _count_simulated(arguments: argparse.Namespace) -> int:
-    is_simulate = arguments.experiment == "simulate" and arguments.seeds
-    return int(arguments.seeds if is_simulate else arguments.simulated_seeds)
-
-
-def _count_confirmed(arguments: argparse.Namespace) -> int:
-    return arguments.seeds if arguments.experiment == "confirm" and arguments.seeds else 100
+    num_seeds = _count_seeds("simulate", arguments)
+    return stability.build_sections(arguments.runs / "simulate", num_seeds, _pictures(arguments))
 
 
 def _pictures(arguments: argparse.Namespace) -> Path:
@@ -116,12 +133,12 @@ def _pictures(arguments: argparse.Namespace) -> Path:
 
 def _places(arguments: argparse.Namespace, name: str) -> tuple[Path, Path, int, int]:
     """Return folder, simulate's folder and seeds, and the experiment's seeds."""
-    num_seeds = arguments.seeds if arguments.experiment == name and arguments.seeds else 32
-    return arguments.runs / name, arguments.runs / "simulate", arguments.simulated_seeds, num_seeds
+    simulated_seeds, num_seeds = (_count_seeds(each, arguments) for each in ("simulate", name))
+    return arguments.runs / name, arguments.runs / "simulate", simulated_seeds, num_seeds
 
 
 def _run_model(arguments: argparse.Namespace) -> None:
-    folder, (num_seeds,) = arguments.runs / arguments.experiment, _count_model(arguments)
+    folder, num_seeds = arguments.runs / arguments.experiment, _count_seeds(arguments.experiment, arguments)
     if arguments.experiment == "quick":
         model.run_quick(folder, num_seeds, arguments.jobs)
     else:
@@ -129,25 +146,16 @@ def _run_model(arguments: argparse.Namespace) -> None:
 
 
 def _show_model(name: str, arguments: argparse.Namespace) -> list[Section]:
-    (num_seeds,) = _count_model(arguments)
+    num_seeds = _count_seeds(name, arguments)
     command = f"python -m benchmarks.lab {name} --seeds {num_seeds}"
     return model_results.build_sections(arguments.runs / name, num_seeds, _pictures(arguments), command)
-
-
-def _count_model(arguments: argparse.Namespace) -> tuple[int]:
-    return (arguments.seeds or (10 if arguments.experiment == "model" else 3),)
 
 
 Step = Callable[[argparse.Namespace], None]
 Show = Callable[[argparse.Namespace], list[Section]]
 EXPERIMENTS: dict[str, tuple[Step, Show]] = {
     "simulate": (_run_simulate, _show_simulate),
-    "confirm": (
-        lambda arguments: confirm.run(arguments.runs / "confirm", _count_confirmed(arguments), arguments.jobs),
-        lambda arguments: confirm.build_sections(
-            arguments.runs / "confirm", _count_confirmed(arguments), _pictures(arguments)
-        ),
-    ),
+    "confirm": (_run_confirm, _show_confirm),
     "controls": (_run_controls, _show_controls),
     "trajectories": (_run_nothing, _show_trajectories),
     "stability": (_run_nothing, _show_stability),

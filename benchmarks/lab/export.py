@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,24 @@ from benchmarks.lab.store import describe_origin, read_cell, write_json
 RESULTS = Path(__file__).parents[1] / "results" / "lab"
 
 
-def export_results(runs: Path, num_seeds: int, num_model_seeds: int, folder: Path = RESULTS) -> list[Path]:
-    """Write what `docs/evidence.md` rests on, for every experiment that is in `runs`; curves stay there."""
+def export_results(runs: Path, num_seeds: Mapping[str, int], folder: Path = RESULTS) -> list[Path]:
+    """Write what `docs/evidence.md` rests on, for every experiment that is in `runs`; curves stay there.
+
+    `num_seeds` says how many seeds `simulate`, `confirm` and `model` report.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    results = read_results(runs / "simulate" / "cells", simulate.list_cells(num_seeds))
+    results = read_results(runs / "simulate" / "cells", simulate.list_cells(num_seeds["simulate"]))
     if results:
-        _export_simulate(results, runs / "simulate", num_seeds, folder)
-    confirmed = read_results(runs / "confirm" / "cells", confirm.list_cells(num_seeds))
+        _export_simulate(results, num_seeds["simulate"], folder)
+    confirmed = read_results(runs / "confirm" / "cells", confirm.list_cells(num_seeds["confirm"]))
     if confirmed:
         _write_seeds(confirmed, folder / "confirm.parquet")
-        summary = confirm.summarize(runs / "confirm", num_seeds)
+        summary = confirm.summarize(confirmed, num_seeds["confirm"])
         write_json(folder / "confirm.json", summary | _origin(confirmed))
-        _refresh_evidence(folder, summary, "confirm-")
+        _refresh_evidence(folder, summary, "confirm")
     if (runs / "controls" / "summary.json").exists():
         write_json(folder / "controls.json", controls.read(runs / "controls"))
-    found = model_results.summarize(runs / "model", num_model_seeds)
+    found = model_results.summarize(runs / "model", num_seeds["model"])
     if found["regimes"]:
         write_json(folder / "model.json", found | describe_origin())
     for name in ("sensitivity", "robustness", "pareto"):
@@ -41,13 +45,13 @@ def export_results(runs: Path, num_seeds: int, num_model_seeds: int, folder: Pat
     return sorted(folder.iterdir())
 
 
-def _export_simulate(results: list[Result], runs: Path, num_seeds: int, folder: Path) -> None:
+def _export_simulate(results: list[Result], num_seeds: int, folder: Path) -> None:
     _write_seeds(results, folder / "simulate.parquet")
-    summary = simulate.summarize(runs, num_seeds)
+    summary = simulate.summarize(results, num_seeds)
     write_json(folder / "simulate.json", summary | _origin(results))
-    _refresh_evidence(folder, summary, "")
-    write_json(folder / "trajectories.json", trajectories.summarize(runs, num_seeds))
-    write_json(folder / "stability.json", stability.summarize(runs, num_seeds))
+    _refresh_evidence(folder, summary, "simulate")
+    write_json(folder / "trajectories.json", trajectories.summarize(results))
+    write_json(folder / "stability.json", stability.summarize(results))
 
 
 def _write_seeds(results: list[Result], path: Path) -> None:
@@ -63,10 +67,10 @@ def _origin(results: list[Result]) -> dict[str, Any]:
     return {"cells": record["versions"] | {"revision": record["revision"]}}
 
 
-def _refresh_evidence(folder: Path, summary: dict[str, Any], prefix: str) -> None:
-    """Write the page's tables whose names begin with `prefix` anew; a folder of a test has no page."""
+def _refresh_evidence(folder: Path, summary: dict[str, Any], experiment: str) -> None:
+    """Write the page's tables of an experiment anew; a folder of a test has no page."""
     if folder == RESULTS and markdown.EVIDENCE.exists():
-        page = markdown.refresh(markdown.EVIDENCE.read_text(encoding="utf-8"), summary, prefix)
+        page = markdown.refresh(markdown.EVIDENCE.read_text(encoding="utf-8"), summary, experiment)
         markdown.EVIDENCE.write_text(page, encoding="utf-8")
 
 

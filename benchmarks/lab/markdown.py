@@ -10,20 +10,27 @@ from typing import Any
 from benchmarks.lab.simulator.arms import find_arm
 
 EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence.md"
+PREFIXES = {"simulate": "", "confirm": "confirm-"}
+"""Experiment → what the names of its tables begin with."""
 MARKS = {"better": "**", "worse": "**", "equivalent": "=", "undecided": ""}
 
 
-def refresh(page: str, summary: Mapping[str, Any], prefix: str = "") -> str:
-    """Return the page with the tables of one experiment written anew.
+def refresh(page: str, summary: Mapping[str, Any], experiment: str = "simulate") -> str:
+    """Return the page with the tables of one experiment written anew; those of the others stay.
 
-    They stand between `<!-- table: NAME -->` and `<!-- end -->`, and NAME is `prefix` and a name in `TABLES`.
+    They stand between `<!-- table: NAME -->` and `<!-- end -->`, and NAME is the experiment's prefix and a name in
+    `TABLES`. Raises `KeyError` for a table of no experiment, which would never be written again.
     """
+    own = {PREFIXES[experiment] + name: table for name, table in TABLES.items()}
+    known = [prefix + name for prefix in PREFIXES.values() for name in TABLES]
 
     def rewrite(match: re.Match[str]) -> str:
-        table = TABLES.get(match[1].removeprefix(prefix)) if match[1].startswith(prefix) else None
-        return f"<!-- table: {match[1]} -->\n{table(summary)}\n<!-- end -->" if table else match[0]
+        name = match[1]
+        if name not in known:
+            raise KeyError(f"No experiment writes the table {name!r}: choose from {', '.join(known)}.")
+        return f"<!-- table: {name} -->\n{own[name](summary)}\n<!-- end -->" if name in own else match[0]
 
-    return re.sub(r"<!-- table: ([\w-]+) -->.*?<!-- end -->", rewrite, page, flags=re.DOTALL)
+    return re.sub(r"<!-- table: ([^>\n]+) -->.*?<!-- end -->", rewrite, page, flags=re.DOTALL)
 
 
 def tabulate(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -122,6 +122,15 @@ def describe_power(name: str, sd: float, num_seeds: int) -> str:
     )
 
 
+def smooth(scores: Mapping[float, float]) -> dict[float, float]:
+    """Return each learning rate's score averaged with its neighbors'; the rates at the edges have none.
+
+    NumPy adds the three, for Python's own `sum` rounds otherwise from 3.12 on, and two rates may be that close.
+    """
+    rates = sorted(scores)
+    return {rates[i]: float(np.mean([scores[rate] for rate in rates[i - 1 : i + 2]])) for i in range(1, len(rates) - 1)}
+
+
 def at_equal_tokens(curves: Mapping[str, tuple[Floats, Floats]]) -> tuple[float, dict[str, Floats]]:
     """Return a budget of sampled tokens that every arm reaches, and each seed's accuracy there, per arm.
 

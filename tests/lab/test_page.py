@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.lab.markdown import refresh, tabulate
+from benchmarks.lab.markdown import EVIDENCE, refresh, tabulate
 from benchmarks.lab.report.figures import INK, bands, draw, save
 from benchmarks.lab.report.page import Section, write_page
 
@@ -47,6 +47,18 @@ def test_identifiers_are_unique_and_references_have_a_target(page: str) -> None:
     assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(identifiers)
 
 
+def test_a_pictures_name_becomes_one_of_a_file_and_of_identifiers(tmp_path: Path) -> None:
+    figure, (axes,) = draw()
+    bands(axes, [1, 2, 3], {"GRPO": np.arange(12.0).reshape(4, 3)})
+    svg = save(figure, tmp_path, "accuracy_sgd, confirmed")
+    assert [path.name for path in tmp_path.iterdir()] == ["accuracy_sgd-confirmed.png"]
+    identifiers = re.findall(r'\bid="([^"]+)"', svg)
+    references = re.findall(r'(?:href="#|url\(#)([^")]+)', svg)
+    assert references
+    assert set(references) <= set(identifiers)
+    assert all(re.fullmatch(r"accuracy_sgd-confirmed-[\w.-]+", each) for each in identifiers)
+
+
 def test_pictures_take_the_pages_color(page: str) -> None:
     assert "currentColor" in page
     assert INK not in page
@@ -70,6 +82,24 @@ def test_tables_between_markers_are_written_anew() -> None:
     assert found.startswith("before\n")
     assert found.endswith("\nafter")
     assert refresh(found, {"optimizers": {"sgd": {"stuck": {"measured": measured}}}}) == found
+
+
+def test_a_table_that_no_experiment_writes_is_refused() -> None:
+    for name in ("acuracy-sgd", "conferm-accuracy-sgd", "accuracy sgd"):
+        with pytest.raises(KeyError, match=f"'{name}'"):
+            refresh(f"<!-- table: {name} -->\nold\n<!-- end -->", {"optimizers": {}})
+
+
+def test_tables_of_another_experiment_stay_as_they_are() -> None:
+    page = "<!-- table: confirm-accuracy-sgd -->\nold\n<!-- end -->"
+    assert refresh(page, {"optimizers": {}}) == page
+    assert "old" not in refresh(page, {"optimizers": {}}, "confirm")
+    with pytest.raises(KeyError, match="conferm"):
+        refresh(page, {"optimizers": {}}, "conferm")
+
+
+def test_all_tables_of_the_page_are_known() -> None:
+    refresh(EVIDENCE.read_text(encoding="utf-8"), {"optimizers": {}}, "confirm")
 
 
 def test_a_table_is_markdown() -> None:

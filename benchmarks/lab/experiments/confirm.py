@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.lab.contrasts import ADAM_REGIMES, CONFIRM, CONFIRM_ARMS, CONFIRM_FIRST_SEED, REGIMES
 from benchmarks.lab.experiments.simulate import compare_regimes, print_power, summarize_results
 from benchmarks.lab.report.page import Section
-from benchmarks.lab.results import read_results
+from benchmarks.lab.results import Result, read_results
 from benchmarks.lab.simulator.cells import Cell, run_cells
 from benchmarks.lab.simulator.train import Schedule
 
@@ -34,17 +34,18 @@ def run(folder: Path, num_seeds: int, jobs: int) -> None:
     print_power(read_results(folder / "cells", cells), num_seeds, CONFIRM)
 
 
-def summarize(folder: Path, num_seeds: int) -> dict[str, Any]:
+def summarize(results: list[Result], num_seeds: int) -> dict[str, Any]:
     """Return every number of the report."""
-    return summarize_results(read_results(folder / "cells", list_cells(num_seeds)), num_seeds, CONFIRM)
+    return summarize_results(results, num_seeds, CONFIRM)
 
 
 def build_sections(folder: Path, num_seeds: int, pictures: Path) -> list[Section]:
     """Return this experiment's part of the report."""
+    results = read_results(folder / "cells", list_cells(num_seeds))
     command = f"python -m benchmarks.lab confirm --seeds {num_seeds}"
     return [
         section
-        for optimizer, regimes in summarize(folder, num_seeds)["optimizers"].items()
+        for optimizer, regimes in summarize(results, num_seeds)["optimizers"].items()
         if regimes
         for section in compare_regimes(f"{optimizer}, confirmed", regimes, num_seeds, command, pictures, CONFIRM)
     ]

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.lab.contrasts import MODEL
 from benchmarks.lab.gate import read_metrics
 from benchmarks.lab.regimes import REGIMES
-from benchmarks.lab.statistics import describe_power
+from benchmarks.lab.statistics import describe_power, smooth
 from benchmarks.lab.store import describe_origin, write_json
 from lambda_grpo_pl.evaluation.runs import read_run
 
@@ -108,9 +108,19 @@ def read_scores(run: Run, runs: Path) -> NDArray[np.float64]:
 
 
 def read_curve(run: Run, runs: Path) -> NDArray[np.float64]:
-    """Return the mean score of every update's responses, [updates]: accuracy, or the reward where it is graded."""
-    name = "reward/mean" if REGIMES[run.regime].reward else "reward/accuracy"
-    return np.array([row[name] for row in read_metrics(run.find_folder(runs) / "csv/metrics.csv")])
+    """Return the mean score of every update's responses, [updates]."""
+    return find_curve(run.regime, read_rows(run, runs))
+
+
+def read_rows(run: Run, runs: Path) -> list[dict[str, float]]:
+    """Return what the run logged, update by update."""
+    return read_metrics(run.find_folder(runs) / "csv/metrics.csv")
+
+
+def find_curve(regime: str, rows: Sequence[Mapping[str, float]]) -> NDArray[np.float64]:
+    """Return each update's mean score, [updates]: accuracy, or the reward where it is graded."""
+    name = "reward/mean" if REGIMES[regime].reward else "reward/accuracy"
+    return np.array([row[name] for row in rows])
 
 
 def run_quick(runs: Path, num_seeds: int, jobs: int) -> None:
@@ -139,12 +149,15 @@ def tune(regime: str, method: str, runs: Path, jobs: int) -> float:
             Run(regime=regime, method=method, seed=seed, factor=each) for each in factors for seed in TUNING_SEEDS
         ]
         run_missing(wanted, runs, jobs)
-        means = [np.mean([read_over_the_run(run, runs) for run in wanted if run.factor == each]) for each in factors]
-        smooth = {factors[i]: np.mean(means[i - 1 : i + 2]) for i in range(1, len(factors) - 1)}
-        best = max(smooth, key=lambda each: smooth[each])
-        if min(smooth) < best < max(smooth):
+        means = {
+            each: float(np.mean([read_over_the_run(run, runs) for run in wanted if run.factor == each]))
+            for each in factors
+        }
+        scores = smooth(means)
+        best = max(scores, key=lambda each: scores[each])
+        if min(scores) < best < max(scores):
             break
-        factors = [factors[0] / 2, *factors] if best == min(smooth) else [*factors, factors[-1] * 2]
+        factors = [factors[0] / 2, *factors] if best == min(scores) else [*factors, factors[-1] * 2]
     return best
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.lab.contrasts import MODEL
-from benchmarks.lab.experiments.model import DONE, Run, list_runs, read_curve, read_factors, read_scores
-from benchmarks.lab.gate import measure, read_metrics
+from benchmarks.lab.experiments.model import DONE, Run, find_curve, list_runs, read_factors, read_rows, read_scores
+from benchmarks.lab.gate import Measured, measure
 from benchmarks.lab.regimes import REGIMES
 from benchmarks.lab.report.figures import bands, draw, save
 from benchmarks.lab.report.page import Section
@@ -20,44 +21,78 @@ from benchmarks.lab.statistics import find_contrasts
 OUTCOMES = {"end": "after the last update, on held-out questions", "over_the_run": "mean of all updates' responses"}
 """Outcome → what it is."""
 
-Runs = dict[str, list[Run]]
-"""Method → its runs, seed by seed."""
+
+@dataclass(frozen=True)
+class Trained:
+    """What the runs of a method left, seed by seed."""
+
+    factor: float
+    """Times the regime's learning rate."""
+    scores: NDArray[np.float64]
+    """[seeds, questions] of the last evaluation."""
+    curves: NDArray[np.float64]
+    """[seeds, updates] of the training responses."""
+    measured: list[Measured]
+
+
+Methods = dict[str, Trained]
+"""Method → what its runs left."""
 
 
 def summarize(runs: Path, num_seeds: int) -> dict[str, Any]:
     """Return every number of the report, for the regimes in which some method has all its seeds."""
-    found = {regime: find_whole(regime, runs, num_seeds) for regime in REGIMES}
+    found = read_regimes(runs, num_seeds)
     return {
         "num_seeds": num_seeds,
         "outcomes": OUTCOMES,
-        "regimes": {regime: summarize_regime(regime, whole, runs) for regime, whole in found.items() if whole},
+        "regimes": {regime: summarize_regime(regime, methods) for regime, methods in found.items()},
     }
 
 
-def find_whole(regime: str, runs: Path, num_seeds: int) -> Runs:
-    """Return the methods whose reported seeds are all finished."""
-    found: Runs = {}
+def read_regimes(runs: Path, num_seeds: int) -> dict[str, Methods]:
+    """Return regime → the methods whose reported seeds are all finished; a regime without one is left out."""
+    whole = {regime: find_whole(regime, runs, num_seeds) for regime in REGIMES}
+    return {
+        regime: {method: read_method(each, runs) for method, each in found.items()}
+        for regime, found in whole.items()
+        if found
+    }
+
+
+def find_whole(regime: str, runs: Path, num_seeds: int) -> dict[str, list[Run]]:
+    """Return the runs of the methods whose reported seeds are all finished, seed by seed."""
+    found: dict[str, list[Run]] = {}
     for run in list_runs([regime], read_factors(runs, regime), range(num_seeds)):
         if (run.find_folder(runs) / DONE).exists():
             found.setdefault(run.method, []).append(run)
     return {method: each for method, each in found.items() if len(each) == num_seeds}
 
 
-def summarize_regime(regime: str, whole: Runs, runs: Path) -> dict[str, Any]:
+def read_method(runs_of_method: Sequence[Run], runs: Path) -> Trained:
+    """Return what a method's runs left."""
+    rows = [read_rows(run, runs) for run in runs_of_method]
+    return Trained(
+        factor=runs_of_method[0].factor,
+        scores=np.stack([read_scores(run, runs) for run in runs_of_method]),
+        curves=np.stack([find_curve(run.regime, each) for run, each in zip(runs_of_method, rows, strict=True)]),
+        measured=[measure(each) for each in rows],
+    )
+
+
+def summarize_regime(regime: str, methods: Methods) -> dict[str, Any]:
     """Return a regime's methods and its contrasts in both outcomes."""
-    scores = {method: np.stack([read_scores(run, runs) for run in each]) for method, each in whole.items()}
-    curves = {method: read_curves(each, runs) for method, each in whole.items()}
-    over_the_run = {method: curve.mean(axis=1) for method, curve in curves.items()}
+    scores = {method: each.scores for method, each in methods.items()}
+    over_the_run = {method: each.curves.mean(axis=1) for method, each in methods.items()}
     outcomes = {
         method: {
             "end": scores[method].mean(axis=1).round(5).tolist(),
             "over_the_run": over_the_run[method].round(5).tolist(),
         }
-        for method in whole
+        for method in methods
     }
     return {
         "about": REGIMES[regime].about,
-        "methods": {method: describe_method(each, runs) | outcomes[method] for method, each in whole.items()},
+        "methods": {method: describe_method(each) | outcomes[method] for method, each in methods.items()},
         "findings": {
             "end": [each.as_json() for each in find_contrasts(regime, MODEL, scores)],
             "over_the_run": [each.as_json() for each in find_contrasts(regime, MODEL, over_the_run)],
@@ -65,26 +100,19 @@ def summarize_regime(regime: str, whole: Runs, runs: Path) -> dict[str, Any]:
     }
 
 
-def read_curves(runs_of_method: list[Run], runs: Path) -> NDArray[np.float64]:
-    """Return [seeds, updates]."""
-    return np.stack([read_curve(run, runs) for run in runs_of_method])
-
-
-def describe_method(runs_of_method: list[Run], runs: Path) -> dict[str, float]:
+def describe_method(trained: Trained) -> dict[str, float]:
     """Return a method's factor and its lengths, averaged over the seeds."""
-    measured = [measure(read_metrics(run.find_folder(runs) / "csv/metrics.csv")) for run in runs_of_method]
     names = ("start_accuracy", "start_correlation", "end_correlation", "cv", "end_truncated")
-    means = {name: round(float(np.mean([getattr(each, name) for each in measured])), 4) for name in names}
-    return {"factor": runs_of_method[0].factor} | means
+    means = {name: round(float(np.mean([getattr(each, name) for each in trained.measured])), 4) for name in names}
+    return {"factor": trained.factor} | means
 
 
 def build_sections(runs: Path, num_seeds: int, pictures: Path, command: str) -> list[Section]:
     """Return this experiment's part of the report."""
     sections = []
-    for regime, summary in summarize(runs, num_seeds)["regimes"].items():
-        section = _show_regime(regime, summary, num_seeds)
-        whole = find_whole(regime, runs, num_seeds)
-        _draw_curves(section, regime, {method: read_curves(each, runs) for method, each in whole.items()}, pictures)
+    for regime, methods in read_regimes(runs, num_seeds).items():
+        section = _show_regime(regime, summarize_regime(regime, methods), num_seeds)
+        _draw_curves(section, regime, {method: each.curves for method, each in methods.items()}, pictures)
         section.add_command(command)
         sections.append(section)
     return sections

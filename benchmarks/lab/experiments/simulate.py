@@ -86,9 +86,9 @@ def measure_regime(dapo: Result) -> dict[str, float | bool]:
     return {name: round(float(value), 4) for name, value in measured.items()} | {"length_matters": bool(passes)}
 
 
-def summarize(folder: Path, num_seeds: int) -> dict[str, Any]:
+def summarize(results: list[Result], num_seeds: int) -> dict[str, Any]:
     """Return every number of the report."""
-    return summarize_results(read_results(folder / "cells", list_cells(num_seeds)), num_seeds, SIMULATE)
+    return summarize_results(results, num_seeds, SIMULATE)
 
 
 def summarize_results(results: list[Result], num_seeds: int, contrasts: Sequence[Contrast]) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def describe_arm(result: Result) -> dict[str, float | bool | str]:
 
 def build_sections(folder: Path, num_seeds: int, pictures: Path) -> list[Section]:
     """Return this experiment's part of the report."""
-    summary = summarize(folder, num_seeds)
+    summary = summarize(read_results(folder / "cells", list_cells(num_seeds)), num_seeds)
     command = f"python -m benchmarks.lab simulate --seeds {num_seeds}"
     sections = [_describe_regimes(summary, command)]
     for optimizer, regimes in summary["optimizers"].items():

@@ -41,14 +41,17 @@ def describe(result: Result) -> dict[str, Any]:
     }
 
 
-def summarize(folder: Path, num_seeds: int) -> dict[str, Any]:
+def summarize(results: list[Result]) -> dict[str, Any]:
     """Return regime → method → stability."""
-    regimes = by_regime(read_results(folder / "cells", simulate.list_cells(num_seeds)))
-    return {regime: {name: describe(arms[name]) for name in ARMS if name in arms} for regime, arms in regimes.items()}
+    return {
+        regime: {name: describe(arms[name]) for name in ARMS if name in arms}
+        for regime, arms in by_regime(results).items()
+    }
 
 
 def build_sections(folder: Path, num_seeds: int, pictures: Path) -> list[Section]:
     """Return this experiment's part of the report."""
+    results = read_results(folder / "cells", simulate.list_cells(num_seeds))
     section = Section("Stability")
     section.add_text(
         "First block → last block. Drop: best block minus last block, in points. Collapse: share of the seeds whose "
@@ -56,7 +59,7 @@ def build_sections(folder: Path, num_seeds: int, pictures: Path) -> list[Section
         "A|, s the sign balance (P − N)/(P + N), both averaged over the run."
     )
     header = ["method", "entropy", "KL", "gradient norm", "length", "right length", "drop", "collapse", "b", "s"]
-    for regime, arms in summarize(folder, num_seeds).items():
+    for regime, arms in summarize(results).items():
         rows = [
             [
                 each["label"], "{:.2f} → {:.2f}".format(*each["entropy"]), f"{each['kl']:.2f}",
@@ -69,7 +72,7 @@ def build_sections(folder: Path, num_seeds: int, pictures: Path) -> list[Section
             for each in arms.values()
         ]  # fmt: skip
         section.add_table(header, rows, f"Stability in {regime}")
-    regimes = by_regime(read_results(folder / "cells", simulate.list_cells(num_seeds)))
+    regimes = by_regime(results)
     for regime in ("stuck", "failfast"):
         arms = {name: regimes[regime][name] for name in ARMS[:4] + ARMS[6:] if name in regimes.get(regime, {})}
         if arms:

@@ -5,6 +5,7 @@ It reads the cells of `simulate` and runs nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,10 @@ def find_elasticity(result: Result) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.asarray(last * preference["r"] / max(float(result.mean("cv")[-1]), 0.05))
 
 
-def summarize(folder: Path, num_seeds: int) -> dict[str, Any]:
+def summarize(results: list[Result]) -> dict[str, Any]:
     """Return, per regime, the oracle's grid and where each rule ends."""
     found: dict[str, Any] = {}
-    for regime, arms in by_regime(read_results(folder / "cells", simulate.list_cells(num_seeds))).items():
+    for regime, arms in by_regime(results).items():
         grid = {name: float(arms[name].accuracy.mean()) for name in FIXED if name in arms}
         rules = {}
         for name in RULES:
@@ -60,7 +61,8 @@ def summarize(folder: Path, num_seeds: int) -> dict[str, Any]:
 
 def build_sections(folder: Path, num_seeds: int, pictures: Path) -> list[Section]:
     """Return this experiment's part of the report."""
-    summary = summarize(folder, num_seeds)
+    results = read_results(folder / "cells", simulate.list_cells(num_seeds))
+    summary = summarize(results)
     section = Section("What λ does")
     section.add_text(
         "Fixed weights ℓ^λ, normalized over the batch and each tuned, are the oracle: the best fixed elasticity. Each "
@@ -76,7 +78,7 @@ def build_sections(folder: Path, num_seeds: int, pictures: Path) -> list[Section
     labels = {name: each["rules"][name]["label"] for each in summary.values() for name in each["rules"]}
     rows = [[labels[name], *(_show_rule(each["rules"].get(name)) for each in summary.values())] for name in names]
     section.add_table(["rule", *summary], rows, "Last elasticity; regret against the best fixed λ, in points")
-    _draw_paths(section, folder, num_seeds, pictures)
+    _draw_paths(section, by_regime(results), pictures)
     section.add_command(COMMAND)
     return [section]
 
@@ -87,8 +89,7 @@ def _show_rule(rule: dict[str, float] | None) -> str:
     return f"{rule['elasticity']:+.2f} ± {rule['sd']:.2f}; {100 * rule['regret']:+.1f} ± {100 * rule['half']:.1f}"
 
 
-def _draw_paths(section: Section, folder: Path, num_seeds: int, pictures: Path) -> None:
-    regimes = by_regime(read_results(folder / "cells", simulate.list_cells(num_seeds)))
+def _draw_paths(section: Section, regimes: Mapping[str, Mapping[str, Result]], pictures: Path) -> None:
     for regime in ("stuck", "failfast", "noise"):
         arms = {name: regimes.get(regime, {}).get(name) for name in ("lambda", "correlation", "validation")}
         present = {each.label: each for each in arms.values() if each is not None}

@@ -39,7 +39,11 @@ def draw(width: float = 8.0, height: float = 3.4, columns: int = 1) -> tuple[Fig
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write the figure as PNG and return it as SVG for a page."""
+    """Write the figure as PNG and return it as SVG for a page.
+
+    The file and the identifiers have `name` with a hyphen for all that is no letter, digit, underscore or hyphen.
+    """
+    name = re.sub(r"[^\w-]+", "-", name, flags=re.ASCII)
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=130, facecolor="white")
     buffer = io.StringIO()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.lab.simulator.arms import Arm
 from benchmarks.lab.simulator.machine import Machine
 from benchmarks.lab.simulator.train import Schedule, train
+from benchmarks.lab.statistics import smooth
 
 CENTERS = {"sgd": 320.0, "adam": 0.02}
 """The grids are these rates times powers of 4, then of √2."""
@@ -66,14 +67,14 @@ def tune(machine: Machine, arm: Arm, schedule: Schedule, first_seed: int = TUNIN
     middle = _best(_score(coarse))
     fine = _try(machine, arm, schedule, seeds, [middle * STEP**k for k in (-2, -1, 0, 1, 2)])
     fine |= _extend(machine, arm, schedule, seeds, fine, STEP, _smooth)
-    smooth = _smooth(fine)
-    rate = _best(smooth)
+    scores = _smooth(fine)
+    rate = _best(scores)
     tried = [
         Tried(each, float(found.mean()), float(found.std(ddof=1)), len(found))
         for accuracies in (coarse, fine)
         for each, found in accuracies.items()
     ]
-    return Tuning(rate, min(smooth) < rate < max(smooth), tried, fine[rate].tolist())
+    return Tuning(rate, min(scores) < rate < max(scores), tried, fine[rate].tolist())
 
 
 def _try(machine: Machine, arm: Arm, schedule: Schedule, seeds: NDArray[np.int64], rates: list[float]) -> Accuracies:
@@ -102,9 +103,7 @@ def _score(accuracies: Accuracies) -> dict[float, float]:
 
 
 def _smooth(accuracies: Accuracies) -> dict[float, float]:
-    """Return each rate's score averaged with its neighbors'; the rates at the edges have none."""
-    scores = sorted(_score(accuracies).items())
-    return {scores[i][0]: sum(score for _, score in scores[i - 1 : i + 2]) / 3 for i in range(1, len(scores) - 1)}
+    return smooth(_score(accuracies))
 
 
 def _best(scores: Mapping[float, float]) -> float:
