@@ -74,6 +74,7 @@ MODEL: tuple[Contrast, ...] = (
     Contrast("correlation", "grpo", "Is the correlation rule ever below the better of the two?"),
     Contrast("balanced_correlation", "dapo", "Is the balanced correlation rule better than DAPO?"),
     Contrast("balanced_correlation", "grpo", "Is it better than GRPO?"),
+    Contrast("balanced_correlation", "dr_grpo", "Is it better than Dr. GRPO?"),
 )
 """The language model's contrasts, in every regime."""
 

@@ -29,7 +29,7 @@ from benchmarks.lab.statistics import describe_power, smooth
 from benchmarks.lab.store import describe_origin, write_json
 from lambda_grpo_pl.evaluation.runs import read_run
 
-METHODS = ("dapo", "grpo", "lambda", "correlation", "balanced_correlation")
+METHODS = ("dapo", "grpo", "dr_grpo", "lambda", "correlation", "balanced_correlation")
 QUICK_METHODS = ("dapo", "grpo", "lambda", "correlation")
 QUICK_REGIMES = ("ledger", "fail-fast")
 GRID = (2.0, 4.0, 8.0, 16.0, 32.0)
