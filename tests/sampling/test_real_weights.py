@@ -14,6 +14,7 @@ from lambda_grpo_pl.sampling import (
     ReceivingSampler,
     SyncError,
     TransformersSampler,
+    UsualGap,
     VllmSampler,
     VllmSettings,
     check_sync,
@@ -70,7 +71,7 @@ def test_twenty_syncs_pass_and_every_planted_fault_is_found(policy: nn.Module, e
     probe = plan_probe(policy.config.vocab_size, torch.bfloat16, torch.float32, max_length=255)
     scorer, names = TransformersSampler([2], 0), tuple(policy.state_dict())
     scorer.sync(policy)
-    found = dict.fromkeys(FAULTS, 0)
+    found, usual = dict.fromkeys(FAULTS, 0), UsualGap()
     for number, (now, before, generator) in enumerate(rounds(policy, NUM_SYNCS, relative=0.3)):
         scores: dict[bool, list[list[float]]] = {}  # the policy is the same for all faults
 
@@ -81,11 +82,11 @@ def test_twenty_syncs_pass_and_every_planted_fault_is_found(policy: nn.Module, e
             return scores[low]
 
         engine.receive(now.items(), names)
-        print(number, "gap", check_sync(engine, policy_logprobs, *probe), flush=True)
+        print(number, "gap", check_sync(engine, policy_logprobs, *probe, usual), flush=True)
         for name, fault in FAULTS.items():
             engine.receive(fault(now, before, generator).items(), names)
             try:
-                print(number, name, "NOT FOUND", check_sync(engine, policy_logprobs, *probe), flush=True)
+                print(number, name, "NOT FOUND", check_sync(engine, policy_logprobs, *probe, usual), flush=True)
             except SyncError as error:
                 found[name] += 1
                 print(number, name, str(error)[70:160], flush=True)

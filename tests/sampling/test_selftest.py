@@ -12,12 +12,14 @@ from lambda_grpo_pl.sampling import (
     SyncError,
     SyncReport,
     TransformersSampler,
+    UsualGap,
     check_sync,
     context_switch,
     plan_probe,
     probe_sequences,
 )
-from lambda_grpo_pl.sampling.selftest import FLOAT32_TOLERANCE, UNMEASURED_TOLERANCE
+from lambda_grpo_pl.sampling.probe import FLOAT32_TOLERANCE
+from lambda_grpo_pl.sampling.selftest import UNMEASURED_TOLERANCE
 from lambda_grpo_pl.sampling.vllm.compat import VLLM_RANGE, require_vllm
 
 from .parts import EOS, FAULTS, PAD, VOCAB, Bfloat16Engine, rounds, tiny_policy
@@ -139,6 +141,35 @@ def test_the_median_fails_a_shift_that_the_mean_hides():
     assert check_sync(Fixed(exact), scores, sequences, None, torch.bfloat16) == 0
     with pytest.raises(SyncError, match="in the median"):
         check_sync(Fixed([[0.1] * 127] * 2), scores, sequences, None, torch.bfloat16)
+
+
+def test_later_syncs_are_held_to_what_the_first_ones_needed():
+    def scores(_):  # rounding alone gives 0.1 nats
+        return [[0.1 * torch.is_autocast_enabled("cpu")] * 127] * 2
+
+    def check(gap, usual):
+        return check_sync(Fixed([[gap] * 127] * 2), scores, [[0] * 128] * 2, None, torch.bfloat16, usual)
+
+    for first, largest in ((0.13, 0.18), (0.16, 0.216), (0.24, 0.25)):
+        usual = UsualGap()
+        with pytest.raises(SyncError, match=r"tolerance 0\.25"):
+            check(0.26, usual)
+        assert check(first, usual) == pytest.approx(first)
+        for _ in range(3):  # what fails is not learned from
+            with pytest.raises(SyncError, match=f"tolerance {largest:.3g}"):
+                check(largest + 0.001, usual)
+        assert check(largest - 0.001, usual) == pytest.approx(largest - 0.001)
+    usual = UsualGap()
+    for gap in (0.17, 0.14, 0.15, 0.16, 0.15, 0.17, 0.17, 0.17):
+        check(gap, usual)
+    assert usual.limit == pytest.approx(1.35 * 1.5), "the median of the first five"
+
+
+def test_nothing_is_learned_where_rounding_is_not_measured():
+    usual = UsualGap()
+    check_sync(Fixed([[0.1] * 127] * 2), lambda _: [[0.0] * 127] * 2, [[0] * 128] * 2, None, torch.bfloat16, usual)
+    check_sync(Fixed([[0.1] * 127] * 2), lambda _: [[0.0] * 127] * 2, [[0] * 128] * 2, 0.2, torch.bfloat16, usual)
+    assert usual.limit == UsualGap().limit
 
 
 def test_a_policy_whose_rounding_cannot_be_measured_has_a_fixed_limit():

@@ -22,6 +22,7 @@ from lambda_grpo_pl.sampling import (
     SamplerProcess,
     ServerSettings,
     SyncProbe,
+    UsualGap,
     VllmSettings,
     context_switch,
     engine_settings,
@@ -80,6 +81,7 @@ class PolicySampler:
         self._run, self.vllm, self.server = run, vllm, server
         self.calls = RecoveredCalls(Recovery(recovery), run.tokenizer.pad_token_id, sampler)
         self._version: int | None = None
+        self._usual_gap = UsualGap()
         self.gap = 0.0
 
     @property
@@ -156,7 +158,8 @@ class PolicySampler:
             while pending:  # after a failure, the restart has handed the weights over
                 self.started.sync(pending.pop().model)
             if self.calls.self_test is None:  # once, however often the sampler fails: all ranks ask the policy together
-                self.calls.self_test = SelfTest(self._plan_probe(policy), RememberedLogprobs(policy.sequence_logprobs))
+                logprobs = RememberedLogprobs(policy.sequence_logprobs)
+                self.calls.self_test = SelfTest(self._plan_probe(policy), logprobs, self._usual_gap)
             return self.calls.self_test.run(self.started)
 
         self.gap = self.calls.run(hand_over)

@@ -19,6 +19,7 @@ from lambda_grpo_pl.sampling import (
     SamplingSettings,
     ServerSampler,
     SyncProbe,
+    UsualGap,
     check_shapes,
     check_sync,
 )
@@ -31,13 +32,14 @@ class SelfTest(NamedTuple):
 
     probe: SyncProbe
     policy_logprobs: RememberedLogprobs
+    usual: UsualGap
 
     def run(self, sampler: Sampler) -> float:
         """Return the largest gap (nats) of the sampler's engines. Raises `SyncError` as `check_sync` does."""
         gaps = []
         for engine in sampler.engines if isinstance(sampler, ServerSampler) else [sampler]:
             self.policy_logprobs.rewind()
-            gaps.append(check_sync(engine, self.policy_logprobs, *self.probe))
+            gaps.append(check_sync(engine, self.policy_logprobs, *self.probe, self.usual))
         return max(gaps)
 
 

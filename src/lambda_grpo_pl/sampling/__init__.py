@@ -4,18 +4,11 @@ from lambda_grpo_pl.sampling.adapters import AdapterPlan, plan_adapters
 from lambda_grpo_pl.sampling.completions import InvalidSampleError, check_shapes
 from lambda_grpo_pl.sampling.context import check_context
 from lambda_grpo_pl.sampling.factory import SamplerBuilder, SamplerName, engine_settings, runs_remote_code, uses_vllm
+from lambda_grpo_pl.sampling.probe import SyncProbe, context_switch, plan_probe, probe_sequences
 from lambda_grpo_pl.sampling.process.client import SamplerProcess
 from lambda_grpo_pl.sampling.protocol import OnGroup, ReceivingSampler, RestartableSampler, Sampler, SyncReport
 from lambda_grpo_pl.sampling.recovery import Recovery, RecoverySettings, SamplingCall
-from lambda_grpo_pl.sampling.selftest import (
-    RememberedLogprobs,
-    SyncError,
-    SyncProbe,
-    check_sync,
-    context_switch,
-    plan_probe,
-    probe_sequences,
-)
+from lambda_grpo_pl.sampling.selftest import RememberedLogprobs, SyncError, UsualGap, check_sync
 from lambda_grpo_pl.sampling.server.sampler import ServerSampler
 from lambda_grpo_pl.sampling.server.settings import ServerSettings
 from lambda_grpo_pl.sampling.transformers_sampler import TransformersSampler
@@ -47,6 +40,7 @@ __all__ = [
     "SyncProbe",
     "SyncReport",
     "TransformersSampler",
+    "UsualGap",
     "VllmSampler",
     "VllmSettings",
     "check_context",
