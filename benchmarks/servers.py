@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,8 @@ from typing import Any
 import httpx
 import pandas as pd
 from report import table, write
+
+from lambda_grpo_pl.sampling.server.addresses import free_port
 
 ROOT = Path(__file__).parents[1]
 STACK = [f"--config={ROOT}/configs/{name}.yaml" for name in ("base", "preference/lambda", "demo")]
@@ -67,7 +68,7 @@ def environment() -> dict[str, str]:
 @contextmanager
 def serve(number: int, folder: Path) -> Iterator[list[str]]:
     """Start servers, wait until they answer, and yield their addresses."""
-    ports = [free_port() for _ in range(number)]
+    ports = [free_port("127.0.0.1") for _ in range(number)]
     entry = [sys.executable, "-m", "lambda_grpo_pl.cli.entry", "serve", *STACK, *ENGINE, "--run", "--port"]
     processes = []
     try:
@@ -96,12 +97,6 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"The server at {url} did not start: see its log.")
         time.sleep(1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fit(folder: Path, seed: int, updates: int, sampler: str, urls: Sequence[str]) -> dict[str, Any]:

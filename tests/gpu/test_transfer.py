@@ -15,9 +15,10 @@ from lambda_grpo_pl.sampling import (
     check_sync,
     plan_probe,
 )
+from lambda_grpo_pl.sampling.server.addresses import free_port
 from lambda_grpo_pl.sampling.server.settings import TransferName
 from tests.sampling.parts import EOS, PAD, tiny_policy
-from tests.sampling.test_real_servers import free_port, kill, start, wait_for
+from tests.sampling.test_real_servers import kill, start, wait_for
 
 pytest.importorskip("vllm", reason="vLLM is an extra")
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -32,7 +33,7 @@ def test_a_server_has_the_weights_after_each_sync_and_after_a_restart(
     if torch.cuda.device_count() < num_gpus:
         pytest.skip(f"{transfer} needs {num_gpus} GPUs")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
-    environment, port = {"CUDA_VISIBLE_DEVICES": visible[num_gpus - 1]}, free_port()
+    environment, port = {"CUDA_VISIBLE_DEVICES": visible[num_gpus - 1]}, free_port("127.0.0.1")
     tiny_policy(tied=True, seed=1).save_pretrained(tmp_path)
     character_tokenizer().save_pretrained(tmp_path)
     policy, scorer = tiny_policy(tied=True).cuda(), TransformersSampler([EOS], PAD)

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import socket
 
 import torch
 import torch.distributed as dist
@@ -19,15 +18,9 @@ from lambda_grpo_pl.sampling import (
     policy_weights,
     probe_sequences,
 )
+from lambda_grpo_pl.sampling.server.addresses import free_port
 
 from .parts import EOS, PAD, VOCAB, random_prompts, tiny_policy
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def sample_on_one_of_two_ranks(rank: int, port: int) -> None:
@@ -64,4 +57,4 @@ def sample_on_one_of_two_ranks(rank: int, port: int) -> None:
 
 
 def test_two_ranks_with_a_sharded_policy():
-    multiprocessing.spawn(sample_on_one_of_two_ranks, args=(free_port(),), nprocs=2)
+    multiprocessing.spawn(sample_on_one_of_two_ranks, args=(free_port("127.0.0.1"),), nprocs=2)

@@ -1,7 +1,6 @@
 """Two real vLLM servers on this machine: weights arrive, samples are the policy's, a killed server is replaced."""
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from lambda_grpo_pl.sampling import (
     plan_probe,
 )
 from lambda_grpo_pl.sampling.server import transfer
+from lambda_grpo_pl.sampling.server.addresses import free_port
 from lambda_grpo_pl.sampling.server.launch import ServerLaunch
 from lambda_grpo_pl.sampling.server.settings import TransferName
 
@@ -33,12 +33,6 @@ from lambda_grpo_pl.sampling.server import vllm_transfer
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ENGINE = VllmSettings(dtype="float32", max_model_len=64, max_num_seqs=16, kv_cache_gib=0.1)
 START_TIMEOUT_S = 600
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def start(
@@ -76,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def servers(folder: Path) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
-    started = {port: start(folder, port) for port in (free_port(), free_port())}
+    started = {port: start(folder, port) for port in (free_port("127.0.0.1") for _ in range(2))}
     yield started
     for process in started.values():
         kill(process)
@@ -124,7 +118,7 @@ def test_a_real_server_takes_broadcast_weights_and_is_connected_again_after_a_re
     cpu_transport.install(monkeypatch.setattr)
     monkeypatch.setattr(transfer, "trainer_device", lambda name: torch.device("cpu"))
     monkeypatch.setattr(vllm_transfer, "BUFFER_BYTES", 20_000)
-    environment, port = {"PYTHONPATH": cpu_transport.plugin_path(tmp_path)}, free_port()
+    environment, port = {"PYTHONPATH": cpu_transport.plugin_path(tmp_path)}, free_port("127.0.0.1")
     policy = tiny_policy(tied=True)
     settings = ServerSettings(urls=[f"http://127.0.0.1:{port}"], transfer="nccl", max_retries=1)
     sampler = ServerSampler(policy.config, [EOS], PAD, settings, torch.float32)

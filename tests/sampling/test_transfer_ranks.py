@@ -16,10 +16,10 @@ from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling import ServerSampler, ServerSettings
 from lambda_grpo_pl.sampling.server import client, transfer
 from lambda_grpo_pl.sampling.server import folder as folder_module
+from lambda_grpo_pl.sampling.server.addresses import free_port
 
 from .fake_server import FakeServer
 from .parts import EOS, PAD, tiny_policy
-from .test_ranks import free_port
 
 pytest.importorskip("vllm", reason="vLLM is an extra")
 
@@ -102,4 +102,4 @@ def sync_on_one_of_two_ranks(rank: int, port: int, folder: str) -> None:
 
 
 def test_two_ranks_send_a_sharded_policy(tmp_path: Path) -> None:
-    multiprocessing.spawn(sync_on_one_of_two_ranks, args=(free_port(), str(tmp_path)), nprocs=2)
+    multiprocessing.spawn(sync_on_one_of_two_ranks, args=(free_port("127.0.0.1"), str(tmp_path)), nprocs=2)

@@ -1,7 +1,6 @@
 """The `validation` rule on a real model: finite differences against exact inner products, in bf16 and under FSDP2."""
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from lambda_grpo_pl.builtin import smollm2
 from lambda_grpo_pl.builtin.models import resolve_model_path
 from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
 from lambda_grpo_pl.policy import Policy, PolicyConfig, ShardingSettings, load_policy
+from lambda_grpo_pl.sampling.server.addresses import free_port
 from lambda_grpo_pl.training.sharding import shard_policy
 from lambda_grpo_pl.training.update import Passes, prepare_rollout
 from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
@@ -129,10 +129,7 @@ def on_one_of_two_ranks(rank: int, port: int, path: str, expected: Tensor, folde
 
 
 def test_two_ranks_under_fsdp2(path: str, expected: Tensor, tmp_path: Path) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    multiprocessing.spawn(on_one_of_two_ranks, args=(port, path, expected, tmp_path), nprocs=2)
+    multiprocessing.spawn(on_one_of_two_ranks, args=(free_port("127.0.0.1"), path, expected, tmp_path), nprocs=2)
     for rank in range(2):
         errors = [float(error) for error in (tmp_path / f"rank{rank}").read_text(encoding="utf-8").split()]
         print(f"rank {rank}: relative errors {errors}")

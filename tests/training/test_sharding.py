@@ -1,7 +1,6 @@
 """Two gloo ranks under FSDP2: gradients stay sharded, and weights changed in place are gathered again."""
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
 from lambda_grpo_pl.policy import LoraSettings, Policy, PolicyConfig, ShardingSettings, load_policy, load_reference
+from lambda_grpo_pl.sampling.server.addresses import free_port
 from lambda_grpo_pl.training import sharding
 from lambda_grpo_pl.training.optimization import clip_gradient
 from lambda_grpo_pl.training.sharding import (
@@ -127,10 +127,7 @@ def on_one_of_two_ranks(rank: int, port: int, folder: Path) -> None:
 def test_two_ranks(tmp_path: Path) -> None:
     tied = Qwen2Config.from_dict(random_policy().causal_lm.config.to_dict() | {"tie_word_embeddings": True})
     Qwen2ForCausalLM(tied).save_pretrained(tmp_path)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    multiprocessing.spawn(on_one_of_two_ranks, args=(port, tmp_path), nprocs=2)
+    multiprocessing.spawn(on_one_of_two_ranks, args=(free_port("127.0.0.1"), tmp_path), nprocs=2)
 
 
 def test_supported_strategies_are_accepted() -> None:
