@@ -1,12 +1,10 @@
 """The `validation` rule on a real model: finite differences against exact inner products, in bf16 and under FSDP2."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch import Tensor, multiprocessing
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer
@@ -16,10 +14,10 @@ from lambda_grpo_pl.builtin import smollm2
 from lambda_grpo_pl.builtin.models import resolve_model_path
 from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
 from lambda_grpo_pl.policy import Policy, PolicyConfig, ShardingSettings, load_policy
-from lambda_grpo_pl.sampling.server.addresses import free_port
 from lambda_grpo_pl.training.sharding import shard_policy
 from lambda_grpo_pl.training.update import Passes, prepare_rollout
 from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
+from tests.ranks import run_on_two_ranks
 from tests.training.test_virtual_step import surrogate_gradient
 
 pytestmark = [
@@ -116,20 +114,16 @@ def test_one_process(path: str, expected: Tensor, mixed: bool) -> None:
     assert error < BOUND
 
 
-def on_one_of_two_ranks(rank: int, port: int, path: str, expected: Tensor, folder: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def on_one_of_two_ranks(rank: int, path: str, expected: Tensor, folder: Path) -> None:
     policy = load_policy(path, PolicyConfig(path=path))
     mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
     shard_policy(policy, mesh, ShardingSettings(), None)
     errors = [relative_error(policy, path, mixed, expected) for mixed in (False, True)]
     (folder / f"rank{rank}").write_text(" ".join(map(str, errors)), encoding="utf-8")
-    dist.destroy_process_group()
 
 
 def test_two_ranks_under_fsdp2(path: str, expected: Tensor, tmp_path: Path) -> None:
-    multiprocessing.spawn(on_one_of_two_ranks, args=(free_port("127.0.0.1"), path, expected, tmp_path), nprocs=2)
+    run_on_two_ranks(on_one_of_two_ranks, path, expected, tmp_path)
     for rank in range(2):
         errors = [float(error) for error in (tmp_path / f"rank{rank}").read_text(encoding="utf-8").split()]
         print(f"rank {rank}: relative errors {errors}")
