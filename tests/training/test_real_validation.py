@@ -66,8 +66,9 @@ def read_batch(path: str, which: str) -> RolloutBatch:
     rewards = torch.tensor([float(right) for _, right in ANSWERS[which]])
     lengths = torch.tensor([len(answer) for answer in answers])
     ids = pad_sequence(answers, batch_first=True)
+    prompt_ids = pad_sequence(questions, batch_first=True, padding_side="left")
     return RolloutBatch(
-        Prompts(pad_sequence(questions, batch_first=True), torch.tensor([len(q) for q in questions]), ({},) * 2),
+        Prompts(prompt_ids, torch.tensor([len(question) for question in questions]), ({},) * 2),
         index=0,
         completions=Completions(ids, lengths, lengths < 0, torch.zeros(ids.shape)),
         rewards=Rewards(rewards, rewards > 0, rewards >= 0, {"exact": rewards}),
