@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer
 
-from lambda_grpo_pl.batch import Completions, Groups, Prompts, Rewards, RolloutBatch
+from lambda_grpo_pl.batch import Completions, Prompts, Rewards, RolloutBatch
 from lambda_grpo_pl.builtin import smollm2
 from lambda_grpo_pl.builtin.models import resolve_model_path
 from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
@@ -18,7 +18,7 @@ from lambda_grpo_pl.training.sharding import shard_policy
 from lambda_grpo_pl.training.update import Passes, prepare_rollout
 from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
 from tests.ranks import run_on_two_ranks
-from tests.training.test_virtual_step import surrogate_gradient
+from tests.training.parts import products_of_gradients
 
 pytestmark = [
     pytest.mark.slow,
@@ -80,16 +80,6 @@ def prepare(policy: Policy, path: str) -> Validation:
     return prepare_validation(policy, [], rollout, read_batch(path, "heldout"), AdvantageConfig(), PASSES)
 
 
-def exact_alignments(path: str) -> Tensor:
-    """Inner products of whole float32 gradients."""
-    policy = load_policy(path, PolicyConfig(path=path))
-    validation = prepare(policy, path)
-    groups = Groups.of(read_batch(path, "heldout"))
-    towards = surrogate_gradient(policy, validation.heldout, (groups.active / groups.lengths.sum()).flatten())
-    eye = torch.eye(len(ROWS))
-    return torch.stack([surrogate_gradient(policy, validation.rollout, eye[row]) @ towards for row in ROWS])
-
-
 def relative_error(policy: Policy, path: str, mixed: bool, expected: Tensor) -> float:
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed, cache_enabled=False):
         result = alignments(policy, prepare(policy, path), ROWS, SurrogateConfig(), PASSES)
@@ -103,7 +93,9 @@ def path() -> str:
 
 @pytest.fixture(scope="module")
 def expected(path: str) -> Tensor:
-    exact = exact_alignments(path)
+    """Inner products of whole float32 gradients."""
+    policy = load_policy(path, PolicyConfig(path=path))
+    exact = products_of_gradients(policy, prepare(policy, path), read_batch(path, "heldout"))
     assert exact.norm() > 0
     return exact
 
