@@ -14,7 +14,6 @@ Tokens are compared in the rollouts that the runs record, response by response. 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -31,6 +30,8 @@ import httpx
 import pandas as pd
 from report import table, write
 
+from lambda_grpo_pl.reporting.evaluations import Evaluation
+from lambda_grpo_pl.reporting.runs import read_runs
 from lambda_grpo_pl.sampling.server.addresses import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -111,15 +112,14 @@ def fit(folder: Path, seed: int, updates: int, sampler: str, urls: Sequence[str]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
-    steps = sorted((folder / "evaluation").glob("step-*"))
-    logged = pd.read_csv(folder / "csv" / "metrics.csv").dropna(subset=["policy/loss"])
-    seconds = {name: statistics.median(logged[f"time/{name}"]) for name in ("step", "sample", "train")}
-    before, after = (read_accuracy(step) for step in (steps[0], steps[-1]))
-    return {"before": before, "after": after, "seconds": seconds, "lambda": float(logged["preference/lambda"].iloc[-1])}
+    (run,) = read_runs([folder])
+    before, after = (read_accuracy(run.evaluations[place]) for place in (0, -1))
+    seconds = {name: statistics.median(run.metrics[f"time/{name}"].values) for name in ("step", "sample", "train")}
+    return {"before": before, "after": after, "seconds": seconds, "lambda": run.metrics["preference/lambda"].values[-1]}
 
 
-def read_accuracy(step: Path) -> dict[str, float]:
-    measures = json.loads((step / "scores.json").read_text(encoding="utf-8"))["benchmarks"][BENCHMARK]["measures"]
+def read_accuracy(evaluation: Evaluation) -> dict[str, float]:
+    measures = evaluation.scores[BENCHMARK].measures
     return {"accuracy": measures["accuracy"], "low": measures["accuracy_low"], "high": measures["accuracy_high"]}
 
 
