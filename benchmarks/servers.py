@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pandas as pd
 from report import table, write
 
+from lambda_grpo_pl.replay.store import FOLDER, RolloutStore
 from lambda_grpo_pl.reporting.evaluations import Evaluation
 from lambda_grpo_pl.reporting.runs import read_runs
 from lambda_grpo_pl.sampling.server.addresses import free_port
@@ -150,22 +150,26 @@ def compare(ours: Path, theirs: Path, updates: int) -> dict[str, Any]:
 
 def compare_rollout(ours: Path, theirs: Path, number: int) -> dict[str, Any]:
     """Compare a rollout's responses, row by row; `gap` is that of log-probabilities of tokens after equal ones."""
-    first, second = (read_rollout(folder, number) for folder in (ours, theirs))
-    assert first["prompt_ids"].map(list).tolist() == second["prompt_ids"].map(list).tolist(), "other prompts"
+    (prompts, first), (other_prompts, second) = (read_rollout(folder, number) for folder in (ours, theirs))
+    assert prompts == other_prompts, "other prompts"
     result: dict[str, Any] = {"tokens": 0, "equal_tokens": 0, "responses": len(first), "equal_responses": 0, "gap": 0.0}
-    columns = ["response_ids", "logprobs"]
-    for (one, p), (other, q) in zip(first[columns].to_numpy(), second[columns].to_numpy(), strict=True):
+    for (one, p), (other, q) in zip(first, second, strict=True):
         equal = [a == b for a, b in zip_longest(one, other)]
         prefix = equal.index(False) if False in equal else len(equal)
         result["tokens"] += len(equal)
         result["equal_tokens"] += sum(equal)
         result["equal_responses"] += all(equal)
         result["gap"] = max([result["gap"], *(abs(a - b) for a, b in zip(p[:prefix], q[:prefix], strict=True))])
-    return result | {"gap": float(result["gap"])}
+    return result
 
 
-def read_rollout(folder: Path, number: int) -> pd.DataFrame:
-    return pd.read_parquet(folder / "rollouts" / f"rollout-{number:06d}-rank0.parquet")
+def read_rollout(folder: Path, number: int) -> tuple[list[list[int]], list[tuple[list[int], list[float]]]]:
+    """Prompts, and each response with its log-probabilities under the sampler."""
+    batch = RolloutStore(folder / FOLDER).read(number).batch
+    prompts, completions = batch.prompts, batch.sampled()
+    responses = [completions.tokens(row) for row in range(len(completions.lengths))]
+    scored = [(ids, row[: len(ids)]) for ids, row in zip(responses, completions.logprobs.tolist(), strict=True)]
+    return [prompts.tokens(row) for row in range(batch.num_prompts)], scored
 
 
 def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
