@@ -11,15 +11,16 @@ the same numbers. Entropy may differ in the sixth decimal place, where two threa
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from report import table, write
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lambda_grpo_pl.evaluation.records import read_records
+from lambda_grpo_pl.reporting.evaluations import Evaluation
+from lambda_grpo_pl.reporting.runs import read_runs
 
 BENCHMARK = "word-problems"
 MEASURES = ("accuracy", "accuracy_low", "accuracy_high", "pass@2", "length/mean", "truncated", "no_answer")
@@ -53,14 +54,13 @@ def main() -> None:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """Measures of the first and the last evaluation, and of every update."""
-    steps = sorted((folder / "evaluation").glob("step-*"))
-    updates = pd.read_csv(folder / "csv" / "metrics.csv").dropna(subset=["policy/loss"])
-    curve = {name: [round(float(value), 6) for value in updates[name]] for name in CURVE}
-    seconds = {name: round(statistics.median(updates[name]), 2) for name in SECONDS}
+    (run,) = read_runs([folder])
+    curve = {name: [round(value, 6) for value in run.metrics[name].values] for name in CURVE}
+    seconds = {name: round(statistics.median(run.metrics[name].values), 2) for name in SECONDS}
     return {
-        "before": read_evaluation(steps[0]),
-        "after": read_evaluation(steps[-1]),
-        "updates": len(updates),
+        "before": read_evaluation(run.evaluations[0]),
+        "after": read_evaluation(run.evaluations[-1]),
+        "updates": run.num_updates,
         "median_seconds": seconds,
         "curve": curve,
     }
@@ -75,24 +75,19 @@ def compare(run: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_evaluation(step: Path) -> dict[str, Any]:
+def read_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     """Accuracy with its interval, and the share and accuracy of each style of response."""
-    measures = json.loads((step / "scores.json").read_text(encoding="utf-8"))["benchmarks"][BENCHMARK]["measures"]
+    measures = evaluation.scores[BENCHMARK].measures
     verdicts: dict[str, list[bool]] = {"answer alone": [], "worked": []}
-    for response, correct in responses(step / BENCHMARK / "records.parquet"):
-        verdicts["worked" if "=" in response else "answer alone"].append(correct)
+    for record in read_records(evaluation.records[BENCHMARK]):
+        for response, correct in zip(record.completions, record.correct, strict=True):
+            verdicts["worked" if "=" in response else "answer alone"].append(correct)
     total = sum(len(correct) for correct in verdicts.values())
     styles = {
         style: {"share": len(correct) / total, "accuracy": sum(correct) / max(1, len(correct))}
         for style, correct in verdicts.items()
     }
     return {name: measures[name] for name in MEASURES} | {"styles": styles}
-
-
-def responses(records: Path) -> Iterator[tuple[str, bool]]:
-    """Yield every response with whether it is correct."""
-    for row in pd.read_parquet(records).itertuples():
-        yield from ((text, bool(correct)) for text, correct in zip(row.completions, row.correct, strict=True))
 
 
 def ask_export(folder: Path) -> str:

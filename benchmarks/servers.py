@@ -14,9 +14,7 @@ Tokens are compared in the rollouts that the runs record, response by response. 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,8 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pandas as pd
 from report import table, write
+
+from lambda_grpo_pl.replay.store import FOLDER, RolloutStore
+from lambda_grpo_pl.reporting.evaluations import Evaluation
+from lambda_grpo_pl.reporting.runs import read_runs
+from lambda_grpo_pl.sampling.server.addresses import free_port
 
 ROOT = Path(__file__).parents[1]
 STACK = [f"--config={ROOT}/configs/{name}.yaml" for name in ("base", "preference/lambda", "demo")]
@@ -67,7 +69,7 @@ def environment() -> dict[str, str]:
 @contextmanager
 def serve(number: int, folder: Path) -> Iterator[list[str]]:
     """Start servers, wait until they answer, and yield their addresses."""
-    ports = [free_port() for _ in range(number)]
+    ports = [free_port("127.0.0.1") for _ in range(number)]
     entry = [sys.executable, "-m", "lambda_grpo_pl.cli.entry", "serve", *STACK, *ENGINE, "--run", "--port"]
     processes = []
     try:
@@ -98,12 +100,6 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
         time.sleep(1)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def fit(folder: Path, seed: int, updates: int, sampler: str, urls: Sequence[str]) -> dict[str, Any]:
     """Train in a process of its own, and read what the run left."""
     options = [f"--rollout.sampler={'server' if sampler == SERVERS else 'vllm'}", *ENGINE]
@@ -116,15 +112,14 @@ def fit(folder: Path, seed: int, updates: int, sampler: str, urls: Sequence[str]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
-    steps = sorted((folder / "evaluation").glob("step-*"))
-    logged = pd.read_csv(folder / "csv" / "metrics.csv").dropna(subset=["policy/loss"])
-    seconds = {name: statistics.median(logged[f"time/{name}"]) for name in ("step", "sample", "train")}
-    before, after = (read_accuracy(step) for step in (steps[0], steps[-1]))
-    return {"before": before, "after": after, "seconds": seconds, "lambda": float(logged["preference/lambda"].iloc[-1])}
+    (run,) = read_runs([folder])
+    before, after = (read_accuracy(run.evaluations[place]) for place in (0, -1))
+    seconds = {name: statistics.median(run.metrics[f"time/{name}"].values) for name in ("step", "sample", "train")}
+    return {"before": before, "after": after, "seconds": seconds, "lambda": run.metrics["preference/lambda"].values[-1]}
 
 
-def read_accuracy(step: Path) -> dict[str, float]:
-    measures = json.loads((step / "scores.json").read_text(encoding="utf-8"))["benchmarks"][BENCHMARK]["measures"]
+def read_accuracy(evaluation: Evaluation) -> dict[str, float]:
+    measures = evaluation.scores[BENCHMARK].measures
     return {"accuracy": measures["accuracy"], "low": measures["accuracy_low"], "high": measures["accuracy_high"]}
 
 
@@ -155,22 +150,26 @@ def compare(ours: Path, theirs: Path, updates: int) -> dict[str, Any]:
 
 def compare_rollout(ours: Path, theirs: Path, number: int) -> dict[str, Any]:
     """Compare a rollout's responses, row by row; `gap` is that of log-probabilities of tokens after equal ones."""
-    first, second = (read_rollout(folder, number) for folder in (ours, theirs))
-    assert first["prompt_ids"].map(list).tolist() == second["prompt_ids"].map(list).tolist(), "other prompts"
+    (prompts, first), (other_prompts, second) = (read_rollout(folder, number) for folder in (ours, theirs))
+    assert prompts == other_prompts, "other prompts"
     result: dict[str, Any] = {"tokens": 0, "equal_tokens": 0, "responses": len(first), "equal_responses": 0, "gap": 0.0}
-    columns = ["response_ids", "logprobs"]
-    for (one, p), (other, q) in zip(first[columns].to_numpy(), second[columns].to_numpy(), strict=True):
+    for (one, p), (other, q) in zip(first, second, strict=True):
         equal = [a == b for a, b in zip_longest(one, other)]
         prefix = equal.index(False) if False in equal else len(equal)
         result["tokens"] += len(equal)
         result["equal_tokens"] += sum(equal)
         result["equal_responses"] += all(equal)
         result["gap"] = max([result["gap"], *(abs(a - b) for a, b in zip(p[:prefix], q[:prefix], strict=True))])
-    return result | {"gap": float(result["gap"])}
+    return result
 
 
-def read_rollout(folder: Path, number: int) -> pd.DataFrame:
-    return pd.read_parquet(folder / "rollouts" / f"rollout-{number:06d}-rank0.parquet")
+def read_rollout(folder: Path, number: int) -> tuple[list[list[int]], list[tuple[list[int], list[float]]]]:
+    """Prompts, and each response with its log-probabilities under the sampler."""
+    batch = RolloutStore(folder / FOLDER).read(number).batch
+    prompts, completions = batch.prompts, batch.sampled()
+    responses = [completions.tokens(row) for row in range(len(completions.lengths))]
+    scored = [(ids, row[: len(ids)]) for ids, row in zip(responses, completions.logprobs.tolist(), strict=True)]
+    return [prompts.tokens(row) for row in range(batch.num_prompts)], scored
 
 
 def overlap(one: dict[str, float], other: dict[str, float]) -> bool:

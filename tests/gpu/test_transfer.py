@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
 from lambda_grpo_pl.sampling import (
     ServerSampler,
     ServerSettings,
@@ -15,9 +14,10 @@ from lambda_grpo_pl.sampling import (
     check_sync,
     plan_probe,
 )
+from lambda_grpo_pl.sampling.server.addresses import free_port
 from lambda_grpo_pl.sampling.server.settings import TransferName
 from tests.sampling.parts import EOS, PAD, tiny_policy
-from tests.sampling.test_real_servers import free_port, kill, start, wait_for
+from tests.sampling.real_servers import kill, save_other_policy, start, wait_for
 
 pytest.importorskip("vllm", reason="vLLM is an extra")
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -32,19 +32,18 @@ def test_a_server_has_the_weights_after_each_sync_and_after_a_restart(
     if torch.cuda.device_count() < num_gpus:
         pytest.skip(f"{transfer} needs {num_gpus} GPUs")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")
-    environment, port = {"CUDA_VISIBLE_DEVICES": visible[num_gpus - 1]}, free_port()
-    tiny_policy(tied=True, seed=1).save_pretrained(tmp_path)
-    character_tokenizer().save_pretrained(tmp_path)
+    environment, port = {"CUDA_VISIBLE_DEVICES": visible[num_gpus - 1]}, free_port("127.0.0.1")
+    folder = save_other_policy(tmp_path)
     policy, scorer = tiny_policy(tied=True).cuda(), TransformersSampler([EOS], PAD)
     settings = ServerSettings(urls=[f"http://127.0.0.1:{port}"], transfer=transfer)
     sampler = ServerSampler(policy.config, [EOS], PAD, settings, torch.bfloat16)
     probe = plan_probe(48, torch.bfloat16, torch.float32, max_length=63)
-    process = start(tmp_path, port, transfer, environment, ENGINE)
+    process = start(folder, port, ENGINE, transfer, environment)
     try:
         for restart in (False, False, True):
             if restart:
                 kill(process)
-                process = start(tmp_path, port, transfer, environment, ENGINE)
+                process = start(folder, port, ENGINE, transfer, environment)
             wait_for(sampler)
             with torch.no_grad():
                 policy.model.layers[0].mlp.up_proj.weight.mul_(1.5)

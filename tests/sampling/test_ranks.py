@@ -1,12 +1,9 @@
 """Two ranks: each samples by itself, with its own engine and whole weights, inside the trainer's process group."""
 
 import copy
-import os
-import socket
 
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -19,21 +16,12 @@ from lambda_grpo_pl.sampling import (
     policy_weights,
     probe_sequences,
 )
+from tests.ranks import run_on_two_ranks
 
 from .parts import EOS, PAD, VOCAB, random_prompts, tiny_policy
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def sample_on_one_of_two_ranks(rank: int, port: int) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", LOCAL_RANK=str(rank))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def sample_on_one_of_two_ranks(rank: int) -> None:
     settings = SamplingSettings(max_tokens=12, num_samples=2)
     prompts = random_prompts([3, 9, 5, 7])
     policy = tiny_policy(tied=True)
@@ -60,8 +48,7 @@ def sample_on_one_of_two_ranks(rank: int, port: int) -> None:
         assert len(engine.generate(prompts, settings, seed=0).lengths) == 8
     engine.close()
     dist.barrier()  # the trainer's process group outlives the engine
-    dist.destroy_process_group()
 
 
 def test_two_ranks_with_a_sharded_policy():
-    multiprocessing.spawn(sample_on_one_of_two_ranks, args=(free_port(),), nprocs=2)
+    run_on_two_ranks(sample_on_one_of_two_ranks)

@@ -1,16 +1,12 @@
 """Two real vLLM servers on this machine: weights arrive, samples are the policy's, a killed server is replaced."""
 
-import os
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
 from lambda_grpo_pl.sampling import (
     SamplingSettings,
     ServerSampler,
@@ -21,62 +17,27 @@ from lambda_grpo_pl.sampling import (
     plan_probe,
 )
 from lambda_grpo_pl.sampling.server import transfer
-from lambda_grpo_pl.sampling.server.launch import ServerLaunch
-from lambda_grpo_pl.sampling.server.settings import TransferName
+from lambda_grpo_pl.sampling.server.addresses import free_port
 
 from . import cpu_transport
 from .parts import EOS, PAD, random_prompts, tiny_policy
+from .real_servers import kill, save_other_policy, start, wait_for
 
 pytest.importorskip("vllm", reason="vLLM is an extra")
 from lambda_grpo_pl.sampling.server import vllm_transfer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ENGINE = VllmSettings(dtype="float32", max_model_len=64, max_num_seqs=16, kv_cache_gib=0.1)
-START_TIMEOUT_S = 600
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start(
-    folder: Path,
-    port: int,
-    transfer: TransferName = "folder",
-    environment: dict[str, str] | None = None,
-    engine: VllmSettings = ENGINE,
-) -> subprocess.Popen[bytes]:
-    launch = ServerLaunch(model=str(folder), context_length=64, engine=engine, port=port, transfer=transfer)
-    variables = os.environ | launch.environment | (environment or {})
-    return subprocess.Popen(launch.command, env=variables, start_new_session=True)
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, 9)
-    process.wait()
-
-
-def wait_for(sampler: ServerSampler) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not all(server.is_healthy() for server in sampler.servers):
-        assert time.monotonic() < deadline, "a server did not start"
-        time.sleep(1)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny policy with other weights than those that are sent, and a tokenizer, which a server requires."""
-    path = tmp_path_factory.mktemp("model")
-    tiny_policy(tied=True, seed=1).save_pretrained(path)
-    character_tokenizer().save_pretrained(path)
-    return path
+    return save_other_policy(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def servers(folder: Path) -> Iterator[dict[int, subprocess.Popen[bytes]]]:
-    started = {port: start(folder, port) for port in (free_port(), free_port())}
+    started = {port: start(folder, port, ENGINE) for port in (free_port("127.0.0.1") for _ in range(2))}
     yield started
     for process in started.values():
         kill(process)
@@ -108,7 +69,7 @@ def test_a_killed_server_is_replaced_and_takes_part_again(
     kill(first)
     assert torch.equal(sampler.generate(prompts, sampling, seed=3).ids, expected.ids)
     assert len(sampler.engines) == 1
-    servers[port] = start(folder, port)
+    servers[port] = start(folder, port, ENGINE)
     wait_for(sampler)
     sampler.sync(policy)
     assert len(sampler.engines) == 2
@@ -124,13 +85,13 @@ def test_a_real_server_takes_broadcast_weights_and_is_connected_again_after_a_re
     cpu_transport.install(monkeypatch.setattr)
     monkeypatch.setattr(transfer, "trainer_device", lambda name: torch.device("cpu"))
     monkeypatch.setattr(vllm_transfer, "BUFFER_BYTES", 20_000)
-    environment, port = {"PYTHONPATH": cpu_transport.plugin_path(tmp_path)}, free_port()
+    environment, port = {"PYTHONPATH": cpu_transport.plugin_path(tmp_path)}, free_port("127.0.0.1")
     policy = tiny_policy(tied=True)
     settings = ServerSettings(urls=[f"http://127.0.0.1:{port}"], transfer="nccl", max_retries=1)
     sampler = ServerSampler(policy.config, [EOS], PAD, settings, torch.float32)
     scorer = TransformersSampler([EOS], PAD)
     probe = plan_probe(48, torch.float32, torch.float32, max_length=63)
-    process = start(folder, port, "nccl", environment)
+    process = start(folder, port, ENGINE, "nccl", environment)
     try:
         wait_for(sampler)
         for change in (1.0, 1.5):
@@ -140,7 +101,7 @@ def test_a_real_server_takes_broadcast_weights_and_is_connected_again_after_a_re
             scorer.sync(policy)
             assert check_sync(sampler.engines[0], scorer.probe, *probe) < 1e-3
         kill(process)
-        process = start(folder, port, "nccl", environment)
+        process = start(folder, port, ENGINE, "nccl", environment)
         wait_for(sampler)
         sampler.sync(policy)
         assert check_sync(sampler.engines[0], scorer.probe, *probe) < 1e-3

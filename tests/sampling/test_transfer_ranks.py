@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -16,10 +15,10 @@ from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.sampling import ServerSampler, ServerSettings
 from lambda_grpo_pl.sampling.server import client, transfer
 from lambda_grpo_pl.sampling.server import folder as folder_module
+from tests.ranks import run_on_two_ranks
 
 from .fake_server import FakeServer
 from .parts import EOS, PAD, tiny_policy
-from .test_ranks import free_port
 
 pytest.importorskip("vllm", reason="vLLM is an extra")
 
@@ -79,13 +78,10 @@ def fail_to_write(tensors: Any, file: Path) -> None:
     raise OSError("No space left on device")
 
 
-def sync_on_one_of_two_ranks(rank: int, port: int, folder: str) -> None:
+def sync_on_one_of_two_ranks(rank: int, folder: str) -> None:
     from . import cpu_transport
 
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
     cpu_transport.install(gpu=f"GPU-{rank}")
     transfer.trainer_device = lambda name: torch.device("cpu")
     client.time.sleep = lambda seconds: None
@@ -98,8 +94,7 @@ def sync_on_one_of_two_ranks(rank: int, port: int, folder: str) -> None:
     for backend in ("folder", "nccl", "ipc"):
         sync_in_all_cases(rank, policy, state, backend, folder)
     dist.barrier()
-    dist.destroy_process_group()
 
 
 def test_two_ranks_send_a_sharded_policy(tmp_path: Path) -> None:
-    multiprocessing.spawn(sync_on_one_of_two_ranks, args=(free_port(), str(tmp_path)), nprocs=2)
+    run_on_two_ranks(sync_on_one_of_two_ranks, str(tmp_path))

@@ -1,18 +1,15 @@
 """The `validation` rule on a real model: finite differences against exact inner products, in bf16 and under FSDP2."""
 
-import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch import Tensor, multiprocessing
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer
 
-from lambda_grpo_pl.batch import Completions, Groups, Prompts, Rewards, RolloutBatch
+from lambda_grpo_pl.batch import Completions, Prompts, Rewards, RolloutBatch
 from lambda_grpo_pl.builtin import smollm2
 from lambda_grpo_pl.builtin.models import resolve_model_path
 from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
@@ -20,7 +17,8 @@ from lambda_grpo_pl.policy import Policy, PolicyConfig, ShardingSettings, load_p
 from lambda_grpo_pl.training.sharding import shard_policy
 from lambda_grpo_pl.training.update import Passes, prepare_rollout
 from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
-from tests.training.test_virtual_step import surrogate_gradient
+from tests.ranks import run_on_two_ranks
+from tests.training.parts import products_of_gradients
 
 pytestmark = [
     pytest.mark.slow,
@@ -68,8 +66,9 @@ def read_batch(path: str, which: str) -> RolloutBatch:
     rewards = torch.tensor([float(right) for _, right in ANSWERS[which]])
     lengths = torch.tensor([len(answer) for answer in answers])
     ids = pad_sequence(answers, batch_first=True)
+    prompt_ids = pad_sequence(questions, batch_first=True, padding_side="left")
     return RolloutBatch(
-        Prompts(pad_sequence(questions, batch_first=True), torch.tensor([len(q) for q in questions]), ({},) * 2),
+        Prompts(prompt_ids, torch.tensor([len(question) for question in questions]), ({},) * 2),
         index=0,
         completions=Completions(ids, lengths, lengths < 0, torch.zeros(ids.shape)),
         rewards=Rewards(rewards, rewards > 0, rewards >= 0, {"exact": rewards}),
@@ -79,16 +78,6 @@ def read_batch(path: str, which: str) -> RolloutBatch:
 def prepare(policy: Policy, path: str) -> Validation:
     rollout = prepare_rollout(policy, [], read_batch(path, "train"), AdvantageConfig(), PASSES, needs_old=False)
     return prepare_validation(policy, [], rollout, read_batch(path, "heldout"), AdvantageConfig(), PASSES)
-
-
-def exact_alignments(path: str) -> Tensor:
-    """Inner products of whole float32 gradients."""
-    policy = load_policy(path, PolicyConfig(path=path))
-    validation = prepare(policy, path)
-    groups = Groups.of(read_batch(path, "heldout"))
-    towards = surrogate_gradient(policy, validation.heldout, (groups.active / groups.lengths.sum()).flatten())
-    eye = torch.eye(len(ROWS))
-    return torch.stack([surrogate_gradient(policy, validation.rollout, eye[row]) @ towards for row in ROWS])
 
 
 def relative_error(policy: Policy, path: str, mixed: bool, expected: Tensor) -> float:
@@ -104,7 +93,9 @@ def path() -> str:
 
 @pytest.fixture(scope="module")
 def expected(path: str) -> Tensor:
-    exact = exact_alignments(path)
+    """Inner products of whole float32 gradients."""
+    policy = load_policy(path, PolicyConfig(path=path))
+    exact = products_of_gradients(policy, prepare(policy, path), read_batch(path, "heldout"))
     assert exact.norm() > 0
     return exact
 
@@ -116,23 +107,16 @@ def test_one_process(path: str, expected: Tensor, mixed: bool) -> None:
     assert error < BOUND
 
 
-def on_one_of_two_ranks(rank: int, port: int, path: str, expected: Tensor, folder: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def on_one_of_two_ranks(rank: int, path: str, expected: Tensor, folder: Path) -> None:
     policy = load_policy(path, PolicyConfig(path=path))
     mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
     shard_policy(policy, mesh, ShardingSettings(), None)
     errors = [relative_error(policy, path, mixed, expected) for mixed in (False, True)]
     (folder / f"rank{rank}").write_text(" ".join(map(str, errors)), encoding="utf-8")
-    dist.destroy_process_group()
 
 
 def test_two_ranks_under_fsdp2(path: str, expected: Tensor, tmp_path: Path) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    multiprocessing.spawn(on_one_of_two_ranks, args=(port, path, expected, tmp_path), nprocs=2)
+    run_on_two_ranks(on_one_of_two_ranks, path, expected, tmp_path)
     for rank in range(2):
         errors = [float(error) for error in (tmp_path / f"rank{rank}").read_text(encoding="utf-8").split()]
         print(f"rank {rank}: relative errors {errors}")

@@ -1,7 +1,5 @@
 """Two gloo ranks under FSDP2: gradients stay sharded, and weights changed in place are gathered again."""
 
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
-from torch import Tensor, multiprocessing
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -32,6 +30,7 @@ from lambda_grpo_pl.training.sharding import (
 )
 from lambda_grpo_pl.training.update import Passes, accumulate_gradient, prepare_rollout, score_rows
 from lambda_grpo_pl.training.virtual_step import alignments
+from tests.ranks import run_on_two_ranks
 from tests.scored import random_policy, scored_batch
 from tests.training.test_virtual_step import ROWS, exact_alignments, heldout_batch, prepare
 
@@ -109,10 +108,7 @@ def check_what_the_first_rank_reads(folder: Path, mesh: DeviceMesh, lora: LoraSe
     torch.testing.assert_close(scores, expected)
 
 
-def on_one_of_two_ranks(rank: int, port: int, folder: Path) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def on_one_of_two_ranks(rank: int, folder: Path) -> None:
     policy = random_policy()
     mesh = init_device_mesh("cpu", (2, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
     shard_policy(policy, mesh, ShardingSettings(), None)
@@ -121,16 +117,12 @@ def on_one_of_two_ranks(rank: int, port: int, folder: Path) -> None:
     check_the_validation_rule(policy, passes)
     for lora in (None, LoraSettings(rank=2)):
         check_what_the_first_rank_reads(folder, mesh, lora)
-    dist.destroy_process_group()
 
 
 def test_two_ranks(tmp_path: Path) -> None:
     tied = Qwen2Config.from_dict(random_policy().causal_lm.config.to_dict() | {"tie_word_embeddings": True})
     Qwen2ForCausalLM(tied).save_pretrained(tmp_path)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    multiprocessing.spawn(on_one_of_two_ranks, args=(port, tmp_path), nprocs=2)
+    run_on_two_ranks(on_one_of_two_ranks, tmp_path)
 
 
 def test_supported_strategies_are_accepted() -> None:

@@ -17,11 +17,12 @@ from lambda_grpo_pl.objective import (
     lens_weights,
 )
 from lambda_grpo_pl.objective.lens import find_method
-from lambda_grpo_pl.policy import Policy, lay_out
+from lambda_grpo_pl.policy import Policy
 from lambda_grpo_pl.training import virtual_step
-from lambda_grpo_pl.training.update import Passes, Rollout, prepare_rollout, score_rows
+from lambda_grpo_pl.training.update import Passes, prepare_rollout, score_rows
 from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
 from tests.scored import random_policy, scored_batch
+from tests.training.parts import heldout_gradient, products_of_gradients, surrogate_gradient
 
 PASSES = Passes(budget=50, agree=lambda number: number, backward=lambda loss: loss.backward())
 ROWS = torch.arange(16)
@@ -39,22 +40,8 @@ def heldout_batch() -> RolloutBatch:
     return batch
 
 
-def surrogate_gradient(policy: Policy, rollout: Rollout, weights: Tensor) -> Tensor:
-    """∇ Σ w_i S_i on-policy, where S_i has the gradient of A_i Σ_t log π."""
-    batch = lay_out(rollout.prompts, rollout.completions, torch.arange(len(weights)), "packed")
-    _, scores = policy(batch)
-    total = (weights[batch.row] * rollout.advantages[batch.row] * scores.logprobs).sum()
-    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(total, trained)])
-
-
 def exact_alignments(policy: Policy, validation: Validation) -> Tensor:
-    """Inner products of gradients in float32, every held-out token of an active response with weight 1 / Z."""
-    groups = Groups.of(heldout_batch())
-    weights = (groups.active / (groups.lengths * groups.active).sum()).flatten()
-    towards = surrogate_gradient(policy, validation.heldout, weights)
-    eye = torch.eye(16)
-    return torch.stack([surrogate_gradient(policy, validation.rollout, eye[row]) @ towards for row in ROWS])
+    return products_of_gradients(policy, validation, heldout_batch())
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bf16-mixed"])
@@ -82,10 +69,7 @@ def test_the_lens_gains_are_the_slopes_of_the_held_out_objective_along_each_meth
     groups, advantages = Groups.of(batch), validation.rollout.advantages.view(4, 4)
     lens = LensConfig(methods=["grpo", "dapo", "balanced", "power_-1.5"])
     values = lens_values(lens, lens_sums(lens, torch.ones(4, 4), groups.lengths, advantages, groups.active, aligned))
-    heldout = Groups.of(heldout_batch())
-    towards = surrogate_gradient(
-        policy, validation.heldout, (heldout.active / (heldout.lengths * heldout.active).sum()).flatten()
-    )
+    towards = heldout_gradient(policy, validation, heldout_batch())
     for name in lens.methods:
         weights = lens_weights(find_method(name), groups.lengths, advantages).float()
         step = surrogate_gradient(policy, validation.rollout, weights.flatten())
