@@ -81,6 +81,14 @@ REGIMES = {
             learning_rate=2.2e-5,
         ),
         Regime(
+            name="switch",
+            about="wrong answers are long: a tail that would be valid in another question",
+            model="builtin:switch-tiny",
+            task="builtin:two-ledgers",
+            max_tokens=96,
+            learning_rate=2.2e-5,
+        ),
+        Regime(
             name="fail-fast",
             about="wrong answers are short: the first error ends the answer",
             model="builtin:fail-fast-tiny",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lambda_grpo_pl.builtin.arithmetic import MARKER
-from lambda_grpo_pl.builtin.ledger import LONG, SHORT, Ledger, LedgerTask, LedgerTraces, draw_ledger
+from lambda_grpo_pl.builtin.ledger import DIGITS, LETTERS, LONG, SHORT, Ledger, LedgerTask, LedgerTraces, draw_ledger
 from lambda_grpo_pl.builtin.models import MODELS
 from lambda_grpo_pl.builtin.tasks import read_task
 from lambda_grpo_pl.builtin.tokenizer import character_tokenizer
@@ -18,7 +18,8 @@ LIMIT = 96
 
 
 def gold(question: str) -> str:
-    return str(sum(map(int, question.rstrip("="))) % 5)
+    digits = question.rstrip("=").translate(str.maketrans("abcde", "01234"))
+    return str(sum(map(int, digits)) % 5)
 
 
 def draw(traces: LedgerTraces, size: int = 3000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,7 +63,7 @@ def test_the_long_ledger_has_longer_questions() -> None:
     assert {len(row["question"]) for row in read_task("builtin:long-ledger", "test", 20, "data.val")} == {LONG + 1}
 
 
-@pytest.mark.parametrize("habit", ["wander", "ramble", "stop", "continue"])
+@pytest.mark.parametrize("habit", ["wander", "ramble", "stop", "continue", "switch"])
 @pytest.mark.parametrize("padding", [0.0, 9.0])
 def test_whoever_loses_count_is_never_right_and_others_always_are(habit: Any, padding: float) -> None:
     _, right = draw(LedgerTraces(habit=habit, right_share=0.0, mean_padding=padding), 300)
@@ -91,6 +92,30 @@ def test_a_useless_tail_makes_wrong_answers_long(habit: Any, alphabet: set[str])
     assert 0.02 < float((lengths == LIMIT).float().mean()) < 0.12
     text = LedgerTraces(habit=habit, mean_tail=40).lose_count(Ledger((1,) * SHORT), random.Random(0))
     assert set(text.partition("?")[2]) <= alphabet
+
+
+def test_who_switches_goes_on_in_what_would_be_valid_in_another_question() -> None:
+    lengths, right = draw(LedgerTraces(habit="switch", right_share=0.3, mean_tail=40))
+    assert float(lengths[right].mean()) == SHORT + 3
+    assert float(lengths[~right].mean()) == pytest.approx(42, abs=3)
+    assert correlation(lengths, right) < -0.45
+    rng, traces = random.Random(0), LedgerTraces(habit="switch", right_share=0.0)
+    for _ in range(200):
+        question, text = traces.draw(rng, progress=1.0)
+        valid = LETTERS if question[0] in LETTERS else DIGITS
+        begun = text.rstrip(DIGITS if valid == LETTERS else LETTERS)
+        assert len(begun) < SHORT
+        assert set(begun) <= set(valid)
+        assert text != begun
+
+
+def test_half_of_the_two_ledgers_questions_are_in_letters() -> None:
+    rows = read_task("builtin:two-ledgers", "train", 400, "data.train")
+    assert sum(row["question"][0] in LETTERS for row in rows) == pytest.approx(200, abs=40)
+    for row in rows:
+        assert row["answer"] == gold(row["question"])
+        alphabet = LETTERS if row["question"][0] in LETTERS else DIGITS
+        assert set(row["question"][:-1] + row["solution"].partition(MARKER)[0]) <= set(alphabet)
 
 
 def test_stopping_at_the_error_makes_wrong_answers_short() -> None:

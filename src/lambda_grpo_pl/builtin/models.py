@@ -37,6 +37,9 @@ def _regime(traces: Traces, num_steps: int = 480) -> WarmUpConfig:
 MODELS = {
     "arithmetic-tiny": WarmUpConfig(traces=ArithmeticTraces()),
     "ledger-tiny": _regime(LedgerTraces(habit="wander", clean_share=0.4, right_share=0.09), num_steps=800),
+    "switch-tiny": _regime(
+        LedgerTraces(habit="switch", clean_share=0.4, right_share=0.12, mean_tail=60), num_steps=800
+    ),
     "ramble-tiny": _regime(LedgerTraces(habit="ramble", clean_share=0.4, right_share=0.1), num_steps=800),
     "fail-fast-tiny": _regime(LedgerTraces(habit="stop", num_digits=LONG)),
     "padding-tiny": _regime(LedgerTraces(habit="continue", mean_padding=25)),

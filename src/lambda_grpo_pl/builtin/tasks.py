@@ -20,6 +20,7 @@ TASKS: dict[str, Callable[[Split, int], Sequence[dict[str, str]]]] = {
     "arithmetic": ArithmeticTask,
     "ledger": LedgerTask,
     "long-ledger": partial(LedgerTask, num_digits=LONG),
+    "two-ledgers": partial(LedgerTask, letters=True),
     "summary": partial(TextTask, kind="summary"),
     "translation": partial(TextTask, kind="translation"),
     "word-problems": WordProblemTask,
