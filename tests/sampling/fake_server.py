@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from lambda_grpo_pl.batch import Prompts
 from lambda_grpo_pl.sampling import SamplingSettings, TransformersSampler
@@ -22,7 +23,7 @@ class FakeServer:
 
     def __init__(self, config: Any, eos: int, pad: int, port: int = 0, key: str | None = None) -> None:
         self.sampler = TransformersSampler([eos], pad, config=config)
-        self.fault = ""
+        self.fault, self.version = "", "default"
         self.num_groups = 0
         self.dies_after: int | None = None
         self.key = key
@@ -36,6 +37,11 @@ class FakeServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def restart(self, weights: nn.Module) -> None:
+        """Come back with these weights, as those that it was started with."""
+        self.version = "default"
+        self.sampler.receive(weights.state_dict().items())
+
     def stop(self) -> None:
         self._http.shutdown()
         self._http.server_close()
@@ -43,7 +49,11 @@ class FakeServer:
     def answer(self, path: str, body: dict[str, Any]) -> Any:
         if path == "/v1/models":
             return {"data": [{"id": "tiny"}]}
-        if path == "/collective_rpc":
+        if path == "/weight_info":
+            return {"weight_version": self.version}
+        if path == "/update_weight_version":
+            self.version = body["new_version"]
+        elif path == "/collective_rpc":
             assert body["method"] == "reload_weights"
             files = sorted(Path(body["kwargs"]["weights_path"]).glob("*.safetensors"))
             if self.fault != "stale":

@@ -78,6 +78,28 @@ def test_both_servers_work_and_which_one_does_not_matter(
     assert not torch.equal(alone.generate(PROMPTS, SETTINGS, 4).ids, together.ids)
 
 
+def test_a_server_that_restarts_between_sync_and_rollout_does_not_sample_its_first_weights(
+    policy: Any, servers: list[FakeServer], sampler: ServerSampler
+) -> None:
+    expected = sampler.generate(PROMPTS, SETTINGS, 3)
+    servers[0].restart(tiny_policy(tied=True, seed=9))
+    assert_same(sampler.generate(PROMPTS, SETTINGS, 3), expected)
+    assert [engine.url for engine in sampler.engines] == [servers[1].url]
+    sampler.sync(policy)
+    assert len(sampler.engines) == 2
+    assert_same(sampler.generate(PROMPTS, SETTINGS, 3), expected)
+
+
+def test_a_server_to_which_another_run_has_sent_weights_is_noticed(
+    servers: list[FakeServer], sampler: ServerSampler, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tiny_policy(tied=True, seed=9)
+    make_sampler(other, servers, tmp_path / "other").sync(other)
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="None of the servers"):
+        sampler.generate(PROMPTS, SETTINGS, 3)
+    assert "another run uses it" in caplog.text
+
+
 def test_each_group_is_heard_when_it_has_ended(sampler: ServerSampler) -> None:
     check_groups_are_heard(sampler, PROMPTS, SETTINGS)
 

@@ -21,10 +21,11 @@ class Delivery(NamedTuple):
 class WeightChannel(Protocol):
     """A way for weights to servers. A new one is a class and an entry in `sampler.CHANNELS`."""
 
-    def send(self, stream: WeightStream, servers: Sequence[Server]) -> Delivery:
+    def send(self, stream: WeightStream, servers: Sequence[Server], name: str) -> Delivery:
         """Bring all weights to each server that answers, in passes of `stream` (`WeightStream.one_pass`).
 
-        Only rank 0 calls it. Raises `UserError` for what the user has to change.
+        The weights are called `name` there from then on (`Server.name_weights`). Only rank 0 calls it. Raises
+        `UserError` for what the user has to change.
         """
         ...
 
@@ -37,13 +38,17 @@ class WeightChannel(Protocol):
         ...
 
 
-def attempt(server: Server, load: Callable[[Server], object]) -> ServerError | None:
-    """Have a server take weights by `load` and drop its cache; return why it has not, or None. Raises `UserError`."""
+def attempt(server: Server, load: Callable[[Server], object], name: str) -> ServerError | None:
+    """Have a server take weights by `load`, name them and drop its cache; return why it has not, or None.
+
+    Raises `UserError`.
+    """
     if server.was_left_out and not server.is_healthy():  # without retries, which would delay every sync
         return ServerError(f"{server.url} does not answer")
     try:
         server.greet()
         load(server)
+        server.name_weights(name)
         server.request("POST", "/reset_prefix_cache")
     except ServerError as error:
         return error

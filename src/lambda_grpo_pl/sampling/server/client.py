@@ -32,6 +32,7 @@ class Server:
         is_in_use: Whether it takes part: from its first weights on, but not between a failure and new weights.
         was_left_out: Whether it failed since it last had weights.
         last_sync: The report of the last time it took weights.
+        weights: The name of those weights.
     """
 
     def __init__(self, url: str, settings: ServerSettings, pad_token_id: int) -> None:
@@ -39,6 +40,7 @@ class Server:
         self.url = url.rstrip("/")
         self.is_in_use = self.was_left_out = False
         self.last_sync: SyncReport | None = None
+        self.weights = ""
         self._settings, self._pad_token_id, self._model = settings, pad_token_id, ""
         key = settings.api_key
         self._http = httpx.Client(
@@ -65,11 +67,27 @@ class Server:
         """Let the server sample: it has the weights of `report`."""
         if self.was_left_out:
             log.warning("%s is back and has the present weights.", self.url)
-        self.adopt(report, is_in_use=True)
+        self.adopt(report, self.weights, is_in_use=True)
 
-    def adopt(self, report: SyncReport, is_in_use: bool) -> None:
+    def adopt(self, report: SyncReport, weights: str, is_in_use: bool) -> None:
         """Note what another rank found when the server took weights."""
-        self.last_sync, self.is_in_use, self.was_left_out = report, is_in_use, not is_in_use
+        self.last_sync, self.weights, self.is_in_use, self.was_left_out = report, weights, is_in_use, not is_in_use
+
+    def name_weights(self, name: str) -> None:
+        """Give the weights that it has a name, which it forgets if it restarts. Raises `ServerError`, `UserError`."""
+        self.request("POST", "/update_weight_version", {"new_version": name})
+        self.weights = name
+
+    def has_restarted(self) -> bool:
+        """Whether it has other weights than those that this run named. Raises `ServerError`, `UserError`."""
+        return bool(self.request("GET", "/weight_info")["weight_version"] != self.weights)
+
+    def check_weights(self) -> None:
+        """Raise `ServerError` if what it samples is not the policy's any more."""
+        if self.has_restarted():
+            raise ServerError(
+                f"{self.url} has other weights than the last sync sent: it has restarted, or another run uses it."
+            )
 
     def sample(
         self, prompt: Sequence[int], settings: SamplingSettings, stop_token_ids: Sequence[int], seed: int

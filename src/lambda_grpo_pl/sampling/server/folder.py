@@ -37,7 +37,7 @@ class FolderChannel:
         """Create the folder. Raises `UserError` if it is not set or that fails."""
         self._folder, self._format = WeightsFolder(settings.require_folder()), checkpoint
 
-    def send(self, stream: WeightStream, servers: Sequence[Server]) -> Delivery:
+    def send(self, stream: WeightStream, servers: Sequence[Server], name: str) -> Delivery:
         """Write all weights and have every server that answers load them."""
         with stream.one_pass():
             written = self._folder.write(self._format.convert(stream))
@@ -47,7 +47,7 @@ class FolderChannel:
             server.request("POST", "/collective_rpc", body)
 
         with ThreadPoolExecutor(len(servers)) as pool:
-            failures = list(pool.map(lambda server: attempt(server, load), servers))
+            failures = list(pool.map(lambda server: attempt(server, load, name), servers))
         self._folder.keep_only(written.folder)
         return Delivery(written.num_bytes, failures)
 

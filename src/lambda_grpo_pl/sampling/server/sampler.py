@@ -2,12 +2,14 @@
 
 Each prompt's group goes to one server with a seed of its own, so that it does not matter which server samples it: a
 group whose server dies is sampled again by another, with the same seed. A server that was left out takes part again
-after the next weight sync, with the new weights.
+after the next weight sync, with the new weights. Each sync gives the weights a name, by which a server is found that
+samples with others: it has restarted since, or another run has sent it weights.
 """
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -68,6 +70,7 @@ class ServerSampler:
         self.servers = [Server(url, settings, pad_token_id) for url in urls]
         self._eos, self._settings = list(eos_token_ids), settings
         self._format = CheckpointFormat(config)
+        self._run, self._num_syncs = uuid.uuid4().hex[:8], 0
         self._channel = CHANNELS[settings.transfer](settings, self._format, engine_dtype)
 
     @property
@@ -83,7 +86,7 @@ class ServerSampler:
         if torch.distributed.get_rank() == 0:
             outcome: Any
             try:
-                outcome = (self._deliver(stream), [server.is_in_use for server in self.servers])
+                outcome = (self._deliver(stream), [(server.weights, server.is_in_use) for server in self.servers])
             except UserError as error:
                 outcome = error
             stream.end(outcome)
@@ -91,9 +94,9 @@ class ServerSampler:
             outcome = self._channel.follow(stream)
         if isinstance(outcome, UserError):
             raise outcome
-        report, in_use = outcome
-        for server, is_in_use in zip(self.servers, in_use, strict=True):
-            server.adopt(report, is_in_use)
+        report, states = outcome
+        for server, state in zip(self.servers, states, strict=True):
+            server.adopt(report, *state)
         self.last_sync = report
         return self.last_sync
 
@@ -103,7 +106,8 @@ class ServerSampler:
 
     def _deliver(self, stream: WeightStream, expected: Collection[str] | None = None) -> SyncReport:
         start = time.perf_counter()
-        delivery = self._channel.send(stream, self.servers)
+        self._num_syncs += 1
+        delivery = self._channel.send(stream, self.servers, f"{self._run}-{self._num_syncs}")
         wanted = self._format.policy_names if expected is None else expected
         missing = tuple(sorted(set(wanted) - set(stream.sent)))
         report = SyncReport(time.perf_counter() - start, delivery.num_bytes, tuple(stream.sent), missing)
@@ -135,7 +139,9 @@ class ServerSampler:
         groups: dict[int, Completions] = {}
 
         def sample(server: Server, number: int) -> Completions:
-            return server.sample(tokens[number], drawn, self._eos, seeds[number])
+            sampled = server.sample(tokens[number], drawn, self._eos, seeds[number])
+            server.check_weights()
+            return sampled
 
         def collect(number: int, drawn_group: Completions) -> None:
             repeated = [drawn_group] * (group // drawn.num_samples)

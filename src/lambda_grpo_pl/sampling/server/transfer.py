@@ -2,16 +2,14 @@
 
 Servers are served one after another, and each gets a pass over the weights of its own: a tensor at a time is gathered,
 converted and sent in pieces, so that neither side ever holds a second copy of the model. A server's connection lasts
-until it fails or restarts, which shows in the version of its weights (`/weight_info`): it is connected again then.
+until it fails or restarts: it is connected again then.
 """
 
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -39,8 +37,6 @@ class Link(NamedTuple):
     engine: Any
     """vLLM's `TrainerWeightTransferEngine`."""
     client: SyncClient
-    version: str
-    """What the server says of its weights, as long as it is the one that was connected."""
 
 
 class TransferChannel:
@@ -59,14 +55,11 @@ class TransferChannel:
         self._source: PolicySource = PolicySource(checkpoint, device, engine_dtype)
         self._backend: Backend = BACKENDS[self._name](settings)
         self._links: dict[str, Link] = {}
-        self._run, self._num_sent = uuid.uuid4().hex[:8], 0
 
-    def send(self, stream: WeightStream, servers: Sequence[Server]) -> Delivery:
-        """Send all weights to one server after another, and number them."""
+    def send(self, stream: WeightStream, servers: Sequence[Server], name: str) -> Delivery:
+        """Send all weights to one server after another."""
         self._source.stream = stream
-        self._num_sent += 1
-        version = f"{self._run}-{self._num_sent}"
-        failures = [attempt(server, partial(self._send, version=version)) for server in servers]
+        failures = [attempt(server, self._send, name) for server in servers]
         return Delivery(sum(self._source.sizes()), failures)
 
     def follow(self, stream: WeightStream) -> Any:
@@ -79,7 +72,7 @@ class TransferChannel:
         for url in list(self._links):
             self._disconnect(url)
 
-    def _send(self, server: Server, version: str) -> None:
+    def _send(self, server: Server) -> None:
         """Send to one server. Raises `ServerError` for what is wrong with it; it is then connected again next time."""
         stream = self._source.stream
         try:
@@ -87,8 +80,6 @@ class TransferChannel:
             with stream.one_pass():
                 link.engine.send_weights()
             link.client.raise_error()
-            server.request("POST", "/update_weight_version", {"new_version": version})
-            self._links[server.url] = link._replace(version=version)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # NCCL, the rendezvous, or the server
@@ -100,11 +91,11 @@ class TransferChannel:
     def _connected(self, server: Server) -> Link:
         """Return the server's connection, a new one if it has none or has restarted."""
         link = self._links.get(server.url)
-        if link is not None and server.request("GET", "/weight_info")["weight_version"] == link.version:
+        if link is not None and not server.has_restarted():
             return link
         self._disconnect(server.url)
         require_ready(server, self._name)
-        link = Link(*self._backend.open(server, self._source), version="")
+        link = Link(*self._backend.open(server, self._source))
         self._links[server.url] = link
         return link
 
