@@ -38,6 +38,7 @@ def export_results(runs: Path, num_seeds: Mapping[str, int], folder: Path = RESU
     found = model_results.summarize(runs / "model", num_seeds["model"])
     if found["regimes"]:
         write_json(folder / "model.json", found | describe_origin())
+        _refresh_evidence(folder, found, "model")
     for name in ("sensitivity", "robustness", "pareto"):
         cells = sorted((runs / name / "cells").glob("*.json"))
         if cells:

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.lab.simulator.arms import find_arm
 
 EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence.md"
-PREFIXES = {"simulate": "", "confirm": "confirm-"}
-"""Experiment → what the names of its tables begin with."""
+Show = Callable[[Mapping[str, Any]], str]
+"""Writes a table of an experiment's summary."""
 MARKS = {"better": "**", "worse": "**", "equivalent": "=", "undecided": ""}
 
 
 def refresh(page: str, summary: Mapping[str, Any], experiment: str = "simulate") -> str:
     """Return the page with the tables of one experiment written anew; those of the others stay.
 
-    They stand between `<!-- table: NAME -->` and `<!-- end -->`, and NAME is the experiment's prefix and a name in
-    `TABLES`. Raises `KeyError` for a table of no experiment, which would never be written again.
+    They stand between `<!-- table: NAME -->` and `<!-- end -->`, with NAME from `TABLES`. Raises `KeyError` for a table
+    of no experiment, which would never be written again.
     """
-    own = {PREFIXES[experiment] + name: table for name, table in TABLES.items()}
-    known = [prefix + name for prefix in PREFIXES.values() for name in TABLES]
+    own = TABLES[experiment]
+    known = [name for tables in TABLES.values() for name in tables]
 
     def rewrite(match: re.Match[str]) -> str:
         name = match[1]
@@ -53,7 +54,7 @@ def show_regimes(summary: Mapping[str, Any]) -> str:
     return tabulate(["regime", "accuracy", "right / wrong length", "CV", "truncated", "corr(ℓ, A)", "gate"], rows)
 
 
-def show_accuracy(optimizer: str) -> Callable[[Mapping[str, Any]], str]:
+def show_accuracy(optimizer: str) -> Show:
     """Return what writes the table of accuracies."""
 
     def show(summary: Mapping[str, Any]) -> str:
@@ -69,19 +70,27 @@ def show_accuracy(optimizer: str) -> Callable[[Mapping[str, Any]], str]:
     return show
 
 
-def show_contrasts(optimizer: str, budget: str) -> Callable[[Mapping[str, Any]], str]:
+def show_contrasts(optimizer: str, budget: str) -> Show:
     """Return what writes the declared contrasts at one budget."""
 
     def show(summary: Mapping[str, Any]) -> str:
         regimes = summary["optimizers"].get(optimizer, {})
-        rows = []
-        tables = [{(one["arm"], one["baseline"]): one for one in each["findings"][budget]} for each in regimes.values()]
-        for pair in dict.fromkeys(pair for table in tables for pair in table):
-            cells = [_show_finding(table.get(pair)) for table in tables]
-            rows.append([" − ".join(find_arm(arm).label for arm in pair), *cells])
-        return tabulate(["contrast", *regimes], rows)
+        found = [each["findings"][budget] for each in regimes.values()]
+        return _tabulate_contrasts(regimes, found, lambda arm: find_arm(arm).label)
 
     return show
+
+
+def _tabulate_contrasts(
+    regimes: Iterable[str], findings: Sequence[Sequence[Mapping[str, Any]]], label: Callable[[str], str]
+) -> str:
+    """Return a row for each contrast and a column for each regime."""
+    tables = [{(one["arm"], one["baseline"]): one for one in found} for found in findings]
+    rows = [
+        [" − ".join(map(label, pair)), *(_show_finding(table.get(pair)) for table in tables)]
+        for pair in dict.fromkeys(pair for table in tables for pair in table)
+    ]
+    return tabulate(["contrast", *regimes], rows)
 
 
 def _show_finding(found: Mapping[str, Any] | None) -> str:
@@ -92,7 +101,32 @@ def _show_finding(found: Mapping[str, Any] | None) -> str:
     return f"{mark}{text}{mark}" if mark == "**" else f"{mark} {text}".strip()
 
 
-TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+def show_model_scores(summary: Mapping[str, Any]) -> str:
+    """Return the language model's mean scores at the end and over the run, with the factor of the learning rate."""
+    regimes = summary["regimes"].values()
+    names = list(dict.fromkeys(name for each in regimes for name in each["methods"]))
+    rows = [[f"`{name}`", *(_show_method(each["methods"].get(name)) for each in regimes)] for name in names]
+    return tabulate(["method", *summary["regimes"]], rows)
+
+
+def _show_method(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    end, over_the_run = (100 * fmean(found[outcome]) for outcome in ("end", "over_the_run"))
+    return f"{end:.1f} / {over_the_run:.1f} (× {found['factor']:g})"
+
+
+def show_model_contrasts(outcome: str) -> Show:
+    """Return what writes the language model's declared contrasts in one outcome."""
+
+    def show(summary: Mapping[str, Any]) -> str:
+        found = [each["findings"][outcome] for each in summary["regimes"].values()]
+        return _tabulate_contrasts(summary["regimes"], found, "`{}`".format)
+
+    return show
+
+
+SIMULATED: dict[str, Show] = {
     "regimes": show_regimes,
     "accuracy-sgd": show_accuracy("sgd"),
     "accuracy-adam": show_accuracy("adam"),
@@ -100,4 +134,13 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "tokens-sgd": show_contrasts("sgd", "tokens"),
     "updates-adam": show_contrasts("adam", "updates"),
 }
-"""Name in the page → what writes it."""
+TABLES: dict[str, dict[str, Show]] = {
+    "simulate": SIMULATED,
+    "confirm": {f"confirm-{name}": table for name, table in SIMULATED.items()},
+    "model": {
+        "model-scores": show_model_scores,
+        "model-end": show_model_contrasts("end"),
+        "model-over-the-run": show_model_contrasts("over_the_run"),
+    },
+}
+"""Experiment → name in the page → what writes the table."""
