@@ -13,9 +13,7 @@ import pyarrow.parquet as pq
 from benchmarks.lab import markdown
 from benchmarks.lab.experiments import confirm, controls, model_results, simulate, stability, trajectories
 from benchmarks.lab.results import Result, read_results
-from benchmarks.lab.store import describe_origin, read_cell, write_json
-
-RESULTS = Path(__file__).parents[1] / "results" / "lab"
+from benchmarks.lab.store import RESULTS, describe_origin, read_cell, write_json
 
 
 def export_results(runs: Path, num_seeds: Mapping[str, int], folder: Path = RESULTS) -> list[Path]:
