@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lab.experiments import lens_report
 from benchmarks.lab.simulator.arms import find_arm
 
 EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence.md"
@@ -19,10 +20,12 @@ def refresh(page: str, summary: Mapping[str, Any], experiment: str = "simulate")
     """Return the page with the tables of one experiment written anew; those of the others stay.
 
     They stand between `<!-- table: NAME -->` and `<!-- end -->`, and NAME is the experiment's prefix and a name in
-    `TABLES`. Raises `KeyError` for a table of no experiment, which would never be written again.
+    `TABLES`, or one in `LENS_TABLES`. Raises `KeyError` for a table of no experiment, which would never be written
+    again.
     """
-    own = {PREFIXES[experiment] + name: table for name, table in TABLES.items()}
-    known = [prefix + name for prefix in PREFIXES.values() for name in TABLES]
+    writers = {each: {prefix + name: table for name, table in TABLES.items()} for each, prefix in PREFIXES.items()}
+    writers["lens"] = LENS_TABLES
+    own, known = writers[experiment], [name for tables in writers.values() for name in tables]
 
     def rewrite(match: re.Match[str]) -> str:
         name = match[1]
@@ -101,3 +104,17 @@ TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "updates-adam": show_contrasts("adam", "updates"),
 }
 """Name in the page → what writes it."""
+
+
+def show_lens(summary: Mapping[str, Any]) -> str:
+    """Return the lens against full runs, regime by regime."""
+    return tabulate(*lens_report.list_regimes(summary))
+
+
+def show_lens_scores(summary: Mapping[str, Any]) -> str:
+    """Return every score in every window."""
+    return tabulate(*lens_report.list_scores(summary["all"]["scores"]))
+
+
+LENS_TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {"lens": show_lens, "lens-scores": show_lens_scores}
+"""Name in the page → what writes it, from the summary of `lens`."""

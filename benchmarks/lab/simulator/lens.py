@@ -40,7 +40,7 @@ class Looks(NamedTuple):
     updates: list[int]
     """Before which the lens looked."""
     gain: Floats
-    """[S, looks, M] the lens's gain."""
+    """[S, looks, M] the lens's gain; 0, like the next two, where all rewards of each group are equal."""
     step: Floats
     """[S, looks, M] the norm of the method's step, per unit of total weight as the gain is."""
     noise: Floats
@@ -69,9 +69,8 @@ class LensWatcher:
         seen = torch.from_numpy(lengths), torch.from_numpy(advantages)
         weights = self._weigh(*seen)
         gain, total = look(weights, *seen, torch.from_numpy(products))
-        step_norm, noise_norm = (np.stack(norms, axis=1) / total for norms in zip(
-            *(_measure_step(step, each.numpy()) for each in weights.unbind(1)), strict=True
-        ))  # fmt: skip
+        norms = [_measure_step(step, each.numpy()) for each in weights.unbind(1)]
+        step_norm, noise_norm = (_divide(np.stack(each, axis=1), total) for each in zip(*norms, strict=True))
         correlation = torch.stack([pooled_correlation(correlation_sums(*run)) for run in zip(*seen, strict=True)])
         self.rows.append((gain, step_norm, noise_norm, correlation.nan_to_num().numpy()))
 
@@ -111,6 +110,10 @@ def look(weights: Tensor, lengths: Tensor, advantages: Tensor, products: Tensor)
         gains[run, method] = lens_values(OWN_ONLY, sums)[f"{OWN}/gain"]
         totals[run, method] = sums[0, SUMS.index("weight")]
     return gains, totals
+
+
+def _divide(part: Floats, whole: Floats) -> Floats:
+    return np.asarray(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0))
 
 
 def _measure_step(step: Step, weights: Floats) -> tuple[Floats, Floats]:
