@@ -115,6 +115,8 @@ LENS_SCORES: dict[str, str] = {
     "gain": "the package's `gain`, at equal total weight Σ w |A| ℓ",
     "per step": "exploration: the gain divided by the norm of the method's step",
     "per noise": "exploration: the gain divided by the norm of the step's noise",
+    "per estimated step": "thought of after the others had been seen: the gain divided by √(Σ w² A² ℓ), the size of a "
+    "sum of Σ ℓ independent tokens' gradients, which needs no pass through the model",
 }
 """What ranks the methods. The first one is the declared comparison; the others ask why it is right or wrong."""
 LENS_QUESTIONS: tuple[str, ...] = (

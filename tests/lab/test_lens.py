@@ -89,7 +89,7 @@ def test_a_lens_that_sees_the_full_runs_order_has_no_regret(tmp_path: Path, cell
         if regret is not None:
             assert found["regret"][0] == found["single run"][0] == regret
             named = summary["regimes"]["stuck"]
-            assert set(named["sentence"]["names"]) <= {named["best"]}
+            assert set(named["sentence"]["all"]["names"]) <= {named["best"]}
         else:
             assert found["regret"][0] > summary["all"]["rules"]["random"][0] > 0
 

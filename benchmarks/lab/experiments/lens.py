@@ -87,9 +87,9 @@ def look_along(cell: Cell, folder: Path) -> str:
 
 
 def _collect_rows(parts: Sequence[Looks], first_seed: int) -> dict[str, list[Any]]:
-    """Return one entry per seed: gain, step and noise [looks, methods], and the correlation [looks]."""
+    """Return one entry per seed: what is known of a method [looks, methods], and the correlation [looks]."""
     rows: dict[str, list[Any]] = {
         name: np.concatenate([getattr(part, name) for part in parts]).tolist()
-        for name in ("gain", "step", "noise", "correlation")
+        for name in ("gain", "step", "noise", "estimated_step", "correlation")
     }
     return {"seed": [first_seed + n for n in range(len(rows["gain"]))]} | rows

@@ -103,21 +103,18 @@ def _show_methods(section: Section, summary: dict[str, Any]) -> None:
     section.add_table(["method", *summary["regimes"]], rows, caption)
 
 
-def _show_sentences(section: Section, summary: dict[str, Any]) -> None:
-    rows = []
-    for name, found in [*((name, each["sentence"]) for name, each in summary["regimes"].items()), _all(summary)]:
-        names = ", ".join(f"{find_arm(arm).label} {count}" for arm, count in found["names"].items())
-        points = "" if found["points"] is None else f"{100 * found['points']:+.1f}"
-        naming = f"{found['naming']} of {found['runs']}"
-        rows.append([name, naming, f"{found['better']} of {found['naming']}", points, names])
+def _show_sentences(section: Section, summary: Mapping[str, Any]) -> None:
     header = ["regime", "runs that name one", "which is better", "points on average", "named"]
-    section.add_table(
-        header, rows, "The sentence after a run: a method that would have gained more than the token mean"
-    )
+    parts = {**summary["regimes"], "all": summary["all"]}
+    for compared, which in (("all", "all methods"), ("default", "the lens's default methods, added afterwards")):
+        rows = [[name, *_show_sentence(each["sentence"][compared])] for name, each in parts.items()]
+        section.add_table(header, rows, f"The sentence after a run: what would have gained more, of {which}")
 
 
-def _all(summary: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    return "all", summary["all"]["sentence"]
+def _show_sentence(found: Mapping[str, Any]) -> list[str]:
+    names = ", ".join(f"{find_arm(arm).label} {count}" for arm, count in found["names"].items())
+    points = "" if found["points"] is None else f"{100 * found['points']:+.1f}"
+    return [f"{found['naming']} of {found['runs']}", f"{found['better']} of {found['naming']}", points, names]
 
 
 def _ratio(estimate: Sequence[float]) -> str:

@@ -29,6 +29,8 @@ TOKEN_MEAN, GRPO = LENS_ARMS.index("dapo"), LENS_ARMS.index("grpo")
 DECLARED_SCORE, DECLARED_WINDOW = next(iter(LENS_SCORES)), next(iter(LENS_WINDOWS))
 RULES = ("dapo", "grpo", "random", "correlation")
 """What else one could do: always the token mean, always GRPO, any method, or what the sign of corr(ℓ, A) says."""
+DEFAULT_ARMS = ("grpo", "delta_l_075", "balanced", "power_+0.5")
+"""What the package's lens compares a token mean with unless it is told otherwise."""
 NAMED = re.compile(r"On held-out prompts (\S+) would have gained more")
 Tables = dict[str, dict[str, dict[str, Estimate]]]
 """Score → window → measure → estimate."""
@@ -49,8 +51,8 @@ class Regime(NamedTuple):
     rules: dict[str, Estimate]
     """Rule → regret."""
     correlation: Estimate
-    named: list[int | None]
-    """Run → the method that the package's sentence says would have gained more, if any."""
+    named: dict[str, list[int | None]]
+    """`all` or `default` methods → run → the one that the package's sentence says would have gained more, if any."""
 
 
 def summarize(results: Sequence[Result], full_runs: Mapping[str, Floats]) -> dict[str, Any]:
@@ -70,8 +72,8 @@ def summarize(results: Sequence[Result], full_runs: Mapping[str, Floats]) -> dic
 
 
 def _look_at(result: Result, accuracies: Floats, number: int) -> Regime:
-    gain, step, noise = (np.array(result.rows[name]) for name in ("gain", "step", "noise"))
-    parts = (np.ones_like(gain), step, noise)
+    gain, *sizes = (np.array(result.rows[name]) for name in ("gain", "step", "noise", "estimated_step"))
+    parts = (np.ones_like(gain), *sizes)
     scores = {
         name: np.divide(gain, part, out=np.zeros_like(gain), where=part > 0)
         for name, part in zip(LENS_SCORES, parts, strict=True)
@@ -90,9 +92,11 @@ def _look_at(result: Result, accuracies: Floats, number: int) -> Regime:
     count = windows[DECLARED_WINDOW]
     correlation = resample(np.array(result.rows["correlation"])[:, :count].mean(1), shares)
     rules = _follow_rules(correlation, accuracy)
+    compared = {"all": LENS_ARMS, "default": DEFAULT_ARMS}
+    named = {name: [_read_sentence(each, arms) for each in gain] for name, arms in compared.items()}
     return Regime(
         resample(gain[:, :count].mean(1), shares), accuracy, clear, tables, choices, rules,
-        Estimate(float(correlation.mean), correlation.draws), [_read_sentence(each) for each in gain],
+        Estimate(float(correlation.mean), correlation.draws), named,
     )  # fmt: skip
 
 
@@ -127,9 +131,9 @@ def _follow_rules(correlation: Resampled, accuracy: Resampled) -> dict[str, Esti
     }
 
 
-def _read_sentence(gain: Floats) -> int | None:
-    """Return the method that the sentence after a run names as better, from gains [looks, M] of that run."""
-    gains = {arm: gain[:, number].tolist() for number, arm in enumerate(LENS_ARMS) if number != TOKEN_MEAN}
+def _read_sentence(gain: Floats, arms: Sequence[str]) -> int | None:
+    """Return which of `arms` the sentence after a run names as better, from gains [looks, M] of that run."""
+    gains = {arm: gain[:, LENS_ARMS.index(arm)].tolist() for arm in arms if arm != LENS_ARMS[TOKEN_MEAN]}
     match = NAMED.match(judge_gains({"own": gain[:, TOKEN_MEAN].tolist(), **gains}))
     return LENS_ARMS.index(match[1]) if match else None
 
@@ -153,21 +157,17 @@ def _describe(regime: Regime) -> dict[str, Any]:
             for score, windows in regime.tables.items()
         },
         "rules": {name: each.as_json() for name, each in regime.rules.items()},
-        "sentence": _judge_sentences([regime]),
+        "sentence": {name: _judge_sentences([regime], name) for name in regime.named},
     }  # fmt: skip
 
 
-def _judge_sentences(regimes: Sequence[Regime]) -> dict[str, Any]:
+def _judge_sentences(regimes: Sequence[Regime], compared: str) -> dict[str, Any]:
     """Return how often the sentence names a method, and what that method's full runs gain over the token mean's."""
-    gained = [
-        float(regime.accuracy.mean[name] - regime.accuracy.mean[TOKEN_MEAN])
-        for regime in regimes
-        for name in regime.named
-        if name is not None
-    ]
-    names = Counter(LENS_ARMS[name] for regime in regimes for name in regime.named if name is not None)
+    found = [(regime.accuracy.mean, name) for regime in regimes for name in regime.named[compared] if name is not None]
+    gained = [float(accuracy[name] - accuracy[TOKEN_MEAN]) for accuracy, name in found]
+    names = Counter(LENS_ARMS[name] for _, name in found)
     return {
-        "runs": sum(len(regime.named) for regime in regimes), "naming": len(gained),
+        "runs": sum(len(regime.named[compared]) for regime in regimes), "naming": len(gained),
         "better": sum(each > 0 for each in gained), "names": dict(names.most_common()),
         "points": round(float(np.mean(gained)), 5) if gained else None,
     }  # fmt: skip
@@ -194,5 +194,5 @@ def _put_together(regimes: Sequence[Regime]) -> dict[str, Any]:
             rule: Estimate(each.value - declared.value, each.draws - declared.draws).as_json()
             for rule, each in rules.items()
         },
-        "sentence": _judge_sentences(regimes),
+        "sentence": {name: _judge_sentences(regimes, name) for name in regimes[0].named},
     }  # fmt: skip

@@ -40,11 +40,13 @@ class Looks(NamedTuple):
     updates: list[int]
     """Before which the lens looked."""
     gain: Floats
-    """[S, looks, M] the lens's gain; 0, like the next two, where all rewards of each group are equal."""
+    """[S, looks, M] the lens's gain; 0, like the next three, where all rewards of each group are equal."""
     step: Floats
     """[S, looks, M] the norm of the method's step, per unit of total weight as the gain is."""
     noise: Floats
     """[S, looks, M] the norm of the step's noise, from the difference between the halves of the prompts."""
+    estimated_step: Floats
+    """[S, looks, M] √(Σ w² A² ℓ), per unit of total weight: the norm of a sum of independent tokens' gradients."""
     correlation: Floats
     """[S, looks] corr(ℓ, A) within groups."""
 
@@ -59,7 +61,7 @@ class LensWatcher:
         self.methods = [find_lens_method(arm) for arm in arms]
         block = schedule.num_updates // schedule.num_blocks
         self.updates = sorted({0, *range(block - 1, schedule.num_updates, block)})
-        self.rows: list[tuple[Floats, Floats, Floats, Floats]] = []
+        self.rows: list[tuple[Floats, ...]] = []
 
     def __call__(self, update: int, step: Step, lengths: NDArray[np.int64], advantages: Floats) -> None:
         """Look at one step."""
@@ -72,7 +74,9 @@ class LensWatcher:
         norms = [_measure_step(step, each.numpy()) for each in weights.unbind(1)]
         step_norm, noise_norm = (_divide(np.stack(each, axis=1), total) for each in zip(*norms, strict=True))
         correlation = torch.stack([pooled_correlation(correlation_sums(*run)) for run in zip(*seen, strict=True)])
-        self.rows.append((gain, step_norm, noise_norm, correlation.nan_to_num().numpy()))
+        squares = ((weights * seen[1][:, None]) ** 2 * seen[0][:, None]).sum((2, 3)).numpy()
+        estimated = _divide(np.sqrt(squares), total)
+        self.rows.append((gain, step_norm, noise_norm, estimated, correlation.nan_to_num().numpy()))
 
     def _heldout_gradient(self, update: int, step: Step) -> Floats:
         parts = [
@@ -90,8 +94,7 @@ class LensWatcher:
 
     def looks(self) -> Looks:
         """Return everything seen."""
-        gain, step, noise, correlation = (np.stack(column, axis=1) for column in zip(*self.rows, strict=True))
-        return Looks(self.updates, gain, step, noise, correlation)
+        return Looks(self.updates, *(np.stack(column, axis=1) for column in zip(*self.rows, strict=True)))
 
 
 def find_lens_method(arm: str) -> LensMethod:
