@@ -41,6 +41,8 @@ class Regime(NamedTuple):
 
     gain: Resampled
     """[M] of the declared window."""
+    step: Floats
+    """[M] mean norm of the step in the declared window."""
     accuracy: Resampled
     """[M] of the full runs."""
     clear: NDArray[np.bool_]
@@ -95,8 +97,8 @@ def _look_at(result: Result, accuracies: Floats, number: int) -> Regime:
     compared = {"all": LENS_ARMS, "default": DEFAULT_ARMS}
     named = {name: [_read_sentence(each, arms) for each in gain] for name, arms in compared.items()}
     return Regime(
-        resample(gain[:, :count].mean(1), shares), accuracy, clear, tables, choices, rules,
-        Estimate(float(correlation.mean), correlation.draws), named,
+        resample(gain[:, :count].mean(1), shares), sizes[0][:, :count].mean((0, 1)), accuracy, clear, tables, choices,
+        rules, Estimate(float(correlation.mean), correlation.draws), named,
     )  # fmt: skip
 
 
@@ -139,12 +141,13 @@ def _read_sentence(gain: Floats, arms: Sequence[str]) -> int | None:
 
 
 def _describe(regime: Regime) -> dict[str, Any]:
-    """Return one regime as JSON values; gains are ratios to the token mean's."""
+    """Return one regime as JSON values; gains and steps are ratios to the token mean's."""
     ratio = regime.gain.draws / regime.gain.draws[:, [TOKEN_MEAN]]
     of_mean = regime.gain.mean / regime.gain.mean[TOKEN_MEAN]
     return {
         "accuracy": {arm: round(float(value), 5) for arm, value in zip(LENS_ARMS, regime.accuracy.mean, strict=True)},
         "gain": {arm: Estimate(float(of_mean[n]), ratio[:, n]).as_json() for n, arm in enumerate(LENS_ARMS)},
+        "step": {arm: round(float(regime.step[n] / regime.step[TOKEN_MEAN]), 5) for n, arm in enumerate(LENS_ARMS)},
         "best": LENS_ARMS[int(regime.accuracy.mean.argmax())],
         "clear_pairs": int(regime.clear.sum()), "pairs": len(regime.clear),
         "correlation": regime.correlation.as_json(),
