@@ -123,7 +123,8 @@ LENS_QUESTIONS: tuple[str, ...] = (
     "Spearman and Kendall rank correlation between the methods' mean gain over looks and seeds and their mean final "
     "accuracy (SGD, tuned), per regime and on average over regimes.",
     "Of the pairs of methods whose full runs differ (Holm over the regime's pairs), the share that the gain orders as "
-    "they do; guessing gives a half.",
+    "they do; guessing gives a half. (Afterwards: GRPO and ℓ^−1 have the same weights up to a factor, and the pair "
+    "counts half; it had been decided by rounding.)",
     "Whether the method with the largest gain is the best one, and the regret of taking it: the best method's accuracy "
     "minus its own. The same for always the token mean, always GRPO, a method at random, and the sign of corr(ℓ, A) "
     "(GRPO where it is negative, else the token mean).",

@@ -18,6 +18,8 @@ from lambda_grpo_pl.evaluation.resampling import Estimate as Difference
 
 Floats = NDArray[np.float64]
 RESAMPLES = 4000
+TIE = 1e-9
+"""Relative difference up to which two values are equal but for rounding."""
 
 
 class Estimate(NamedTuple):
@@ -61,8 +63,7 @@ def resample(values: Floats, shares: Floats) -> Resampled:
 
 def pair_signs(values: Floats) -> Floats:
     """Return the sign of value i − value j for every pair of methods i < j, [..., pairs]."""
-    first, second = np.triu_indices(values.shape[-1], 1)
-    return np.asarray(np.sign(values[..., first] - values[..., second]))
+    return np.asarray(_all_signs(values)[..., *np.triu_indices(values.shape[-1], 1)])
 
 
 def kendall(one: Floats, other: Floats) -> Floats:
@@ -76,7 +77,14 @@ def spearman(one: Floats, other: Floats) -> Floats:
 
 
 def _centred_ranks(values: Floats) -> Floats:
-    return np.asarray(np.sign(values[..., :, None] - values[..., None, :]).sum(-1) / 2)
+    return np.asarray(_all_signs(values).sum(-1) / 2)
+
+
+def _all_signs(values: Floats) -> Floats:
+    """Return the sign of value i − value j, [..., methods, methods]."""
+    differences = values[..., :, None] - values[..., None, :]
+    size = np.abs(values).max(-1)[..., None, None]
+    return np.where(np.abs(differences) > TIE * size, np.sign(differences), 0.0)
 
 
 def _cosine(one: Floats, other: Floats) -> Floats:
@@ -85,7 +93,7 @@ def _cosine(one: Floats, other: Floats) -> Floats:
 
 
 def choose_largest(values: Floats) -> Floats:
-    """Return 1 for the method with the largest value and 0 for the others."""
+    """Return 1 for the method with the largest value, the first of equals, and 0 for the others."""
     return np.eye(values.shape[-1])[values.argmax(-1)]
 
 
@@ -107,10 +115,14 @@ def find_clear_pairs(accuracies: Floats) -> NDArray[np.bool_]:
 
 
 def compare_orders(score: Resampled, accuracy: Resampled, clear: NDArray[np.bool_]) -> dict[str, Estimate]:
-    """Return how well `score` [methods] orders the methods by accuracy; `right` counts the clear pairs in order."""
+    """Return how well `score` [methods] orders the methods by accuracy.
+
+    `right` counts the clear pairs in order; one whose scores are equal counts half, as guessing would.
+    """
 
     def count_right(score: Floats, accuracy: Floats) -> Floats:
-        return np.asarray((pair_signs(score) == pair_signs(accuracy))[..., clear].sum(-1).astype(np.float64))
+        agreement = pair_signs(score)[..., clear] * pair_signs(accuracy)[..., clear]
+        return np.asarray(((1 + agreement) / 2).sum(-1))
 
     def find_own_regret(score: Floats, accuracy: Floats) -> Floats:
         return find_regret(choose_largest(score), accuracy)

@@ -67,6 +67,11 @@ def test_an_order_is_compared_with_another_in_every_resample() -> None:
     opposite = compare_orders(resample(-values, shares), resample(values, shares), clear)
     assert opposite["kendall"].value == -1
     assert opposite["right"].value == 0
+    tied = compare_orders(
+        resample(np.ones_like(values) * (1 + 1e-14 * values), shares), resample(values, shares), clear
+    )
+    assert tied["right"].as_json() == [2, 2, 2]
+    assert tied["spearman"].value == 0
     assert opposite["regret"].value == pytest.approx(0.3, abs=0.02)
 
 

@@ -53,7 +53,7 @@ def list_regimes(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
     for name, each in summary["regimes"].items():
         found = each["scores"][DECLARED_SCORE][DECLARED_WINDOW]
         choice = f"{find_arm(found['choice']).label} ({find_arm(each['best']).label})"
-        right = f"{found['right'][0]:.0f} of {each['clear_pairs']}"
+        right = f"{found['right'][0]:g} of {each['clear_pairs']}"
         rows.append([name, *_show_measures(found, right, choice), *(_points(each["rules"][rule]) for rule in RULES)])
     together = summary["all"]
     found = together["scores"][DECLARED_SCORE][DECLARED_WINDOW]
