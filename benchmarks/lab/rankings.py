@@ -84,7 +84,7 @@ def _all_signs(values: Floats) -> Floats:
     """Return the sign of value i − value j, [..., methods, methods]."""
     differences = values[..., :, None] - values[..., None, :]
     size = np.abs(values).max(-1)[..., None, None]
-    return np.where(np.abs(differences) > TIE * size, np.sign(differences), 0.0)
+    return np.asarray(np.where(np.abs(differences) > TIE * size, np.sign(differences), 0.0))
 
 
 def _cosine(one: Floats, other: Floats) -> Floats:
