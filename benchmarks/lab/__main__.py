@@ -13,6 +13,8 @@ from pathlib import Path
 from benchmarks.lab.experiments import (
     confirm,
     controls,
+    lens,
+    lens_report,
     model,
     model_results,
     pareto,
@@ -34,7 +36,8 @@ SUMMARY = (
     "the package's own objective. Every table names the command that makes it again."
 )
 NUM_SEEDS = {
-    "simulate": 100, "confirm": 100, "sensitivity": 32, "robustness": 32, "pareto": 32, "quick": 3, "model": 10,
+    "simulate": 100, "confirm": 100, "sensitivity": 32, "robustness": 32, "pareto": 32, "lens": 32, "quick": 3,
+    "model": 10,
 }  # fmt: skip
 """Experiment → the seeds that it reports by default; the others have a fixed number, or read those of `simulate`."""
 
@@ -151,6 +154,14 @@ def _show_model(name: str, arguments: argparse.Namespace) -> list[Section]:
     return model_results.build_sections(arguments.runs / name, num_seeds, _pictures(arguments), command)
 
 
+def _run_lens(arguments: argparse.Namespace) -> None:
+    lens.run(arguments.runs / "lens", _count_seeds("lens", arguments), arguments.jobs)
+
+
+def _show_lens(arguments: argparse.Namespace) -> list[Section]:
+    return lens_report.build_sections(arguments.runs / "lens", _count_seeds("lens", arguments), _pictures(arguments))
+
+
 Step = Callable[[argparse.Namespace], None]
 Show = Callable[[argparse.Namespace], list[Section]]
 EXPERIMENTS: dict[str, tuple[Step, Show]] = {
@@ -171,6 +182,7 @@ EXPERIMENTS: dict[str, tuple[Step, Show]] = {
         lambda arguments: pareto.run(*_places(arguments, "pareto"), arguments.jobs),
         lambda arguments: pareto.build_sections(*_places(arguments, "pareto"), _pictures(arguments)),
     ),
+    "lens": (_run_lens, _show_lens),
     "quick": (_run_model, lambda arguments: _show_model("quick", arguments)),
     "model": (_run_model, lambda arguments: _show_model("model", arguments)),
 }

@@ -97,3 +97,41 @@ EXTRA: tuple[str, ...] = (
 ADAM_REGIMES: tuple[str, ...] = ("stuck", "failfast", "noise", "lost")
 ADAM_ARMS: tuple[str, ...] = ("dapo", "grpo", "balanced_correlation", "correlation", "lambda", "dr_grpo")
 """What is run again with Adam."""
+
+LENS_REGIMES: tuple[str, ...] = tuple(regime for regime in REGIMES if regime not in ("equal", "shuffled"))
+"""Where the lens is held against full runs. With equal lengths all weights are the same, and there is no order to find;
+with shuffled lengths only two of the methods below have full runs."""
+LENS_ARMS: tuple[str, ...] = (
+    "dapo", "grpo", "balanced", "delta_l_1", "delta_l_075", "prompt_mean", "power_-1.5", "power_-1", "power_-0.5",
+    "power_+0.5",
+)  # fmt: skip
+"""The fixed weights with full runs. Dr. GRPO has the token mean's weights up to a factor, so the lens cannot tell it
+apart, and it is left out."""
+LENS_FIRST_SEED = 20_000
+"""The lens looks at other seeds than those of the full runs, so that it predicts runs that it has not seen."""
+LENS_WINDOWS: dict[str, float] = {"first third": 1 / 3, "start": 0.0, "whole run": 1.0}
+"""Which looks count: those up to this share of the training run. The first one is the declared comparison."""
+LENS_SCORES: dict[str, str] = {
+    "gain": "the package's `gain`, at equal total weight Σ w |A| ℓ",
+    "per step": "exploration: the gain divided by the norm of the method's step",
+    "per noise": "exploration: the gain divided by the norm of the step's noise",
+    "per estimated step": "thought of after the others had been seen: the gain divided by √(Σ w² A² ℓ), the size of a "
+    "sum of Σ ℓ independent tokens' gradients, which needs no pass through the model",
+}
+"""What ranks the methods. The first one is the declared comparison; the others ask why it is right or wrong."""
+LENS_QUESTIONS: tuple[str, ...] = (
+    "Spearman and Kendall rank correlation between the methods' mean gain over looks and seeds and their mean final "
+    "accuracy (SGD, tuned), per regime and on average over regimes.",
+    "Of the pairs of methods whose full runs differ (Holm over the regime's pairs), the share that the gain orders as "
+    "they do; guessing gives a half. (Afterwards: GRPO and ℓ^−1 have the same weights up to a factor, and the pair "
+    "counts half; it had been decided by rounding.)",
+    "Whether the method with the largest gain is the best one, and the regret of taking it: the best method's accuracy "
+    "minus its own. The same for always the token mean, always GRPO, a method at random, and the sign of corr(ℓ, A) "
+    "(GRPO where it is negative, else the token mean).",
+    "The same regret for a single run, which takes the method with the largest mean gain over its own looks.",
+    "The sentence that the package prints after a run: how often it names a method that would have gained more than "
+    "the token mean that trained, and how often and by how much that method's full runs are better.",
+)
+"""Written down before any gain was computed. Intervals resample the seeds of the lens and those of the full runs; the
+regimes are fixed. The lens looks along the token mean's run at its tuned rate: at the first update and at the end of
+each block."""

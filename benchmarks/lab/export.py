@@ -11,17 +11,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.lab import markdown
-from benchmarks.lab.experiments import confirm, controls, model_results, simulate, stability, trajectories
+from benchmarks.lab.experiments import (
+    confirm,
+    controls,
+    lens,
+    lens_summary,
+    model_results,
+    simulate,
+    stability,
+    trajectories,
+)
 from benchmarks.lab.results import Result, read_results
-from benchmarks.lab.store import describe_origin, read_cell, write_json
-
-RESULTS = Path(__file__).parents[1] / "results" / "lab"
+from benchmarks.lab.store import RESULTS, describe_origin, read_cell, write_json
 
 
 def export_results(runs: Path, num_seeds: Mapping[str, int], folder: Path = RESULTS) -> list[Path]:
     """Write what `docs/evidence.md` rests on, for every experiment that is in `runs`; curves stay there.
 
-    `num_seeds` says how many seeds `simulate`, `confirm` and `model` report.
+    `num_seeds` says how many seeds `simulate`, `confirm`, `lens` and `model` report.
     """
     folder.mkdir(parents=True, exist_ok=True)
     results = read_results(runs / "simulate" / "cells", simulate.list_cells(num_seeds["simulate"]))
@@ -33,6 +40,11 @@ def export_results(runs: Path, num_seeds: Mapping[str, int], folder: Path = RESU
         summary = confirm.summarize(confirmed, num_seeds["confirm"])
         write_json(folder / "confirm.json", summary | _origin(confirmed))
         _refresh_evidence(folder, summary, "confirm")
+    looks = read_results(runs / "lens" / "cells", lens.list_cells(num_seeds["lens"]))
+    if looks:
+        summary = lens_summary.summarize(looks, lens.read_full_runs())
+        write_json(folder / "lens.json", summary | _origin(looks) | describe_origin())
+        _refresh_evidence(folder, summary, "lens")
     if (runs / "controls" / "summary.json").exists():
         write_json(folder / "controls.json", controls.read(runs / "controls"))
     found = model_results.summarize(runs / "model", num_seeds["model"])

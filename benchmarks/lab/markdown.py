@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks.lab.experiments import lens_report
 from benchmarks.lab.simulator.arms import find_arm
 
 EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence.md"
@@ -126,6 +127,16 @@ def show_model_contrasts(outcome: str) -> Show:
     return show
 
 
+def show_lens(summary: Mapping[str, Any]) -> str:
+    """Return the lens against full runs, regime by regime."""
+    return tabulate(*lens_report.list_regimes(summary))
+
+
+def show_lens_scores(summary: Mapping[str, Any]) -> str:
+    """Return every score in every window."""
+    return tabulate(*lens_report.list_scores(summary["all"]["scores"]))
+
+
 SIMULATED: dict[str, Show] = {
     "regimes": show_regimes,
     "accuracy-sgd": show_accuracy("sgd"),
@@ -142,5 +153,6 @@ TABLES: dict[str, dict[str, Show]] = {
         "model-end": show_model_contrasts("end"),
         "model-over-the-run": show_model_contrasts("over_the_run"),
     },
+    "lens": {"lens": show_lens, "lens-scores": show_lens_scores},
 }
 """Experiment → name in the page → what writes the table."""

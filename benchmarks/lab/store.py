@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+RESULTS = Path(__file__).parents[1] / "results" / "lab"
+"""The committed results."""
 PACKAGES = ("torch", "numpy", "numba", "pyarrow", "lightning", "transformers")
 
 

@@ -12,7 +12,7 @@ from benchmarks.lab.simulator.arms import ARMS, Arm
 from benchmarks.lab.simulator.kernels import Responses, sample
 from benchmarks.lab.simulator.machine import FEATURES, MACHINES, NUM_ACTIONS, find_policy, warm_up
 from benchmarks.lab.simulator.preferences import Preferences
-from benchmarks.lab.simulator.train import Schedule, _Step, train
+from benchmarks.lab.simulator.train import Schedule, Step, train
 from lambda_grpo_pl.objective import (
     CorrelationConfig,
     LengthPreference,
@@ -42,7 +42,7 @@ def test_the_gradient_is_autograds_of_the_packages_loss(level: str) -> None:
     advantages = preferences.compute_advantages(rewards)
     lengths = responses.lengths.reshape(2, 8, 4)
     weights = preferences.weigh(lengths, advantages)
-    step = _Step(find_policy(old), find_policy(moved), responses, advantages, slice(0, 8), config)
+    step = Step(find_policy(old), find_policy(moved), responses, advantages, slice(0, 8), config)
     gradient, surrogates = step.differentiate(weights)
 
     for run in range(2):

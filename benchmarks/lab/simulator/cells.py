@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,15 @@ class Cell:
         return self.changed_arm or find_arm(self.arm)
 
 
-def run_cells(cells: Iterable[Cell], folder: Path, jobs: int) -> None:
-    """Run the cells that have no file yet, `jobs` at a time, and print a line for each."""
+def run_cells(
+    cells: Iterable[Cell], folder: Path, jobs: int, work: Callable[[Cell, Path], str] | None = None
+) -> None:  # fmt: skip
+    """Run the cells that have no file yet, `jobs` at a time, and print a line for each.
+
+    `work` writes a cell's file and returns its line; None is `run_cell`.
+    """
     waiting = [cell for cell in cells if not is_done(folder, cell.name)]
-    tasks = [(cell, folder) for cell in waiting]
+    tasks = [(work or run_cell, cell, folder) for cell in waiting]
     if not tasks:
         return
     started = time.monotonic()
@@ -66,8 +71,9 @@ def run_cells(cells: Iterable[Cell], folder: Path, jobs: int) -> None:
             print(f"[{number}/{len(tasks)}, {time.monotonic() - started:.0f} s] {line}", flush=True)
 
 
-def _run_task(task: tuple[Cell, Path]) -> str:
-    return run_cell(*task)
+def _run_task(task: tuple[Callable[[Cell, Path], str], Cell, Path]) -> str:
+    work, cell, folder = task
+    return work(cell, folder)
 
 
 def run_cell(cell: Cell, folder: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -50,9 +50,16 @@ class Schedule:
     """Held-out prompts of the final test, with 8 responses each."""
 
 
+class Watcher(Protocol):
+    """Looks at the first optimizer step of each rollout before it is taken, and changes nothing."""
+
+    def __call__(self, update: int, step: Step, lengths: NDArray[np.int64], advantages: Floats) -> None:
+        """Look at a step; lengths (as f sees them) and advantages are [S, B, G]."""
+
+
 def train(
     machine: Machine, arm: Arm, seeds: NDArray[np.int64], rates: Floats, schedule: Schedule,
-    path: Floats | None = None,
+    path: Floats | None = None, watcher: Watcher | None = None,
 ) -> Curves:  # fmt: skip
     """Train one run per entry of `seeds` with the learning rate of the same entry of `rates`.
 
@@ -78,7 +85,9 @@ def train(
         for number, prompts in enumerate(_parts(schedule)):
             weights = preferences.weigh(lengths[:, prompts], advantages[:, prompts])
             current = find_policy(parameters) if number else policy
-            step = _Step(policy, current, responses, advantages, prompts, arm.surrogate)
+            step = Step(policy, current, responses, advantages, prompts, arm.surrogate)
+            if watcher is not None and number == 0:
+                watcher(update, step, lengths[:, prompts], advantages[:, prompts])
             gradient, surrogates = step.differentiate(weights)
             if arm.rule == "validation":
                 surrogates = _heldout_products(machine, step, preferences, seeds, update, shape, rates)
@@ -113,7 +122,7 @@ def _shape_rewards(arm: Arm, correct: NDArray[np.bool_], lengths: NDArray[np.int
     return np.asarray(correct / (1 + arm.relative_price * relative) - arm.length_price * lengths / limit)
 
 
-class _Step:
+class Step:
     """One optimizer step on some prompts of a rollout that `old` sampled."""
 
     def __init__(
@@ -175,15 +184,26 @@ def _surrogate_and_slope(log_ratio: Floats, advantages: Floats, config: Surrogat
     return value.detach().numpy(), slope.numpy()
 
 
+def heldout_gradient(
+    machine: Machine, step: Step, seeds: NDArray[np.int64], stream: int, num_prompts: int, group_size: int,
+    price: float = 0.0,
+) -> Floats:  # fmt: skip
+    """Return ∇J_heldout [S, features, actions], J_heldout being the expected reward R − price · tokens / limit.
+
+    It is estimated without bias from fresh responses of the sampling policy; `stream` counts from `HELDOUT_STREAM`.
+    """
+    heldout = sample(machine, step.policy, seeds, HELDOUT_STREAM + stream, num_prompts, group_size)
+    lengths = heldout.lengths.reshape(len(seeds), num_prompts, group_size)
+    rewards = heldout.correct.reshape(lengths.shape) - price * lengths / machine.limit
+    above = (rewards - rewards.mean(-1, keepdims=True)).reshape(heldout.lengths.shape)
+    scale = group_size / (group_size - 1) / above.shape[1]  # the leave-one-out baseline, without bias
+    return step.chain(scatter_along(above * scale, heldout.tokens, heldout.lengths, SIZE))
+
+
 def _heldout_products(
-    machine: Machine, step: _Step, preferences: Preferences, seeds: NDArray[np.int64], update: int,
+    machine: Machine, step: Step, preferences: Preferences, seeds: NDArray[np.int64], update: int,
     shape: tuple[int, int, int], rates: Floats,
 ) -> Floats:  # fmt: skip
-    """Return η⟨∇J_heldout, ∇S_i⟩ [S, B, G], J_heldout being the expected reward of as many fresh responses."""
-    heldout = sample(machine, step.policy, seeds, HELDOUT_STREAM + update, *shape[1:])
-    lengths = heldout.lengths.reshape(shape)
-    rewards = heldout.correct.reshape(shape) - preferences.arm.heldout_price * lengths / machine.limit
-    above = (rewards - rewards.mean(-1, keepdims=True)).reshape(heldout.lengths.shape)
-    scale = shape[2] / (shape[2] - 1) / above.shape[1]  # the leave-one-out baseline, without bias
-    table = scatter_along(above * scale, heldout.tokens, heldout.lengths, SIZE)
-    return step.products(step.chain(table)) * rates[:, None, None]
+    """Return η⟨∇J_heldout, ∇S_i⟩ [S, B, G], with as many held-out responses as training ones."""
+    direction = heldout_gradient(machine, step, seeds, update, *shape[1:], preferences.arm.heldout_price)
+    return step.products(direction) * rates[:, None, None]

@@ -11,8 +11,9 @@ J = Σ w_i S_i, w_i = f_i / Z_i, is linear in w, and w depends on lengths (and s
 
 With the inner products T_i = ⟨∇J_held-out, ∇S_i⟩, which the validation rule takes, also
 
-* `gain`: Σ w T / Σ w |A| ℓ, the slope of the held-out objective along the method's step, per unit of total weight, so
-  that no method wins by a longer step. `gain_low` and `gain_high` bound it by a 95 % interval over training prompts.
+* `gain`: Σ w T / Σ w |A| ℓ, the slope of the held-out objective along the method's step, per unit of total weight.
+  `gain_low` and `gain_high` bound it by a 95 % interval over training prompts. A step of equal total weight still is
+  the longer the fewer responses hold the weight, so the order of gains is not that of whole runs (docs/evidence.md).
 
 Every quantity is a ratio, so the scale of w does not matter, and the sums of `lens_sums` add up over the parts of an
 update, such as ranks.
