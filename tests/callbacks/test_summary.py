@@ -1,6 +1,7 @@
 """What the end of a run says: before and after, what λ did, where the time went, and where the files are."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,6 +87,15 @@ def test_the_table_says_what_lambda_did(summary: RunSummary) -> None:
     assert rows["f within a group (1: tokens weigh alike)"] == ("0.750 to 1.500", "0.750 to 1.500")
     shares = rows["gradient share, short / middle / long responses"]
     assert shares == ("30% / 30% / 50%", "50% / 30% / 50%")
+
+
+def test_the_table_says_whether_long_responses_are_the_wrong_ones(tmp_path: Path) -> None:
+    summary = RunSummary()
+    for update, found in enumerate((math.nan, -0.5, -0.3, 0.1, 0.2), 1):  # a rollout without a signal has none
+        values = {"preference__length_advantage_corr": found}
+        step(summary, trainer(tmp_path, update, **values), (1, 3), (1.0, 1.0))
+    (row,) = [row for row in summary.rows() if row[0].startswith("corr(")]
+    assert row[1:] == ("-0.50", "+0.15  (docs/which-preference.md)")
 
 
 def test_times_are_those_of_the_whole_run(summary: RunSummary) -> None:

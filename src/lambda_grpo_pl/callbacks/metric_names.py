@@ -102,6 +102,8 @@ METRICS: dict[str, Metric] = {
 
 LAMBDA, GRPO_LAMBDA = "preference/lambda", "preference/grpo_lambda"
 """λ, and the λ that equals GRPO; methods without λ do not log the second."""
+CORRELATION = "preference/length_advantage_corr"
+"""Correlation of length and advantage within groups: what decides which preference helps (docs/which-preference.md)."""
 AXIS = "update"
 """The x axis of every chart: policy updates."""
 

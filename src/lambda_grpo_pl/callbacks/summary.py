@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import lightning as L
@@ -17,7 +19,7 @@ from lambda_grpo_pl.callbacks.checkpoint import FOLDER, LAST
 from lambda_grpo_pl.callbacks.context import ResultWriter
 from lambda_grpo_pl.callbacks.figure import TERCILES, Series, draw_run
 from lambda_grpo_pl.callbacks.gains import Gains, judge_gains, record_gains
-from lambda_grpo_pl.callbacks.metric_names import GRPO_LAMBDA, LAMBDA, titles
+from lambda_grpo_pl.callbacks.metric_names import CORRELATION, GRPO_LAMBDA, LAMBDA, titles
 from lambda_grpo_pl.callbacks.monitor import curve_of
 
 PHASES = ("sample", "score", "sync", "train")
@@ -48,7 +50,7 @@ class RunSummary(ResultWriter):
             show: Print the table and write the picture.
         """
         self.show = show
-        recorded = (*titles(), GRPO_LAMBDA, *F_RANGE, *TERCILES)
+        recorded = (*titles(), GRPO_LAMBDA, CORRELATION, *F_RANGE, *TERCILES)
         self.series: Series = {metric: [] for metric in recorded}
         self.evaluations: dict[int, Scores] = {}
         self.seconds: dict[str, float] = {}
@@ -109,7 +111,7 @@ class RunSummary(ResultWriter):
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return the table's rows: name, before, after."""
-        return [*self._evaluation_rows(), *self._preference_rows(), *self._time_rows()]
+        return [*self._evaluation_rows(), *self._preference_rows(), *self._correlation_rows(), *self._time_rows()]
 
     def _evaluation_rows(self) -> list[tuple[str, str, str]]:
         if not self.evaluations:
@@ -150,6 +152,16 @@ class RunSummary(ResultWriter):
             ("f within a group (1: tokens weigh alike)", f_ranges[0], f_ranges[1]),
             ("gradient share, short / middle / long responses", shares[0], shares[1]),
         ]
+
+    def _correlation_rows(self) -> list[tuple[str, str, str]]:
+        """What decides which preference helps, over the first and the last quarter of the rollouts."""
+        values = self.series.get(CORRELATION, [])
+        size = math.ceil(len(values) / 4)
+        quarters = [[value for value in part if math.isfinite(value)] for part in (values[:size], values[-size:])]
+        if not any(quarters):
+            return []
+        before, after = (f"{fmean(quarter):+.2f}" if quarter else NONE for quarter in quarters)
+        return [("corr(length, advantage), first / last quarter", before, f"{after}  (docs/which-preference.md)")]
 
     def _time_rows(self) -> list[tuple[str, str, str]]:
         known = {phase: self.seconds.get(phase, 0.0) for phase in PHASES}
