@@ -9,8 +9,8 @@ changes) is swapped in. A pair is a step of GRPO and one of the method, in alter
 is the bootstrap's over the median of the pairs. `GRPO again` is GRPO against itself: the machine's noise. Peak memory
 is the largest sum of what torch's allocator holds during a step beyond its start.
 
-The `validation` rule is timed on the updates at which it runs: a held-out rollout, old log-probabilities and two passes
-more. It runs every K updates, so that its cost is this excess over K.
+The `validation` rule is timed on the updates at which it runs: a held-out rollout, old log-probabilities, and two
+passes more for each finite difference that is tried. It runs every K updates, so that its cost is this excess over K.
 """
 
 from __future__ import annotations
