@@ -1,7 +1,8 @@
 """Run what an experiment lacks, and write its report: `python -m benchmarks.lab EXPERIMENT [--seeds N] [--jobs J]`.
 
 Everything is in runs/lab/EXPERIMENT: one Parquet and one JSON file per cell, pictures, and report.html. A cell whose
-files exist is not run again. `report` puts all experiments into one page and runs nothing.
+files exist is not run again. `report` puts all experiments into one page and runs nothing; what is committed about
+overhead is in it too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from benchmarks.lab.experiments import (
     lens_report,
     model,
     model_results,
+    overhead,
     pareto,
     robustness,
     sensitivity,
@@ -74,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _find_sections(name: str, arguments: argparse.Namespace) -> list[Section]:
     """Return an experiment's sections; in the page of all, one that has not run has none."""
     needs = arguments.runs / ("simulate" if name in ("trajectories", "stability") else name)
+    needs = overhead.RESULTS if name == "overhead" else needs
     if arguments.experiment == "report" and not needs.exists():
         return []
     return EXPERIMENTS[name][1](arguments)
@@ -99,7 +102,7 @@ def _run_controls(arguments: argparse.Namespace) -> None:
 
 
 def _run_nothing(arguments: argparse.Namespace) -> None:
-    """Trajectories and stability read what simulate left."""
+    """Trajectories and stability read what simulate left, and overhead what is committed."""
 
 
 def _show_simulate(arguments: argparse.Namespace) -> list[Section]:
@@ -185,6 +188,7 @@ EXPERIMENTS: dict[str, tuple[Step, Show]] = {
     "lens": (_run_lens, _show_lens),
     "quick": (_run_model, lambda arguments: _show_model("quick", arguments)),
     "model": (_run_model, lambda arguments: _show_model("model", arguments)),
+    "overhead": (_run_nothing, lambda arguments: overhead.build_sections()),
 }
 """Experiment → what runs it, and what shows it."""
 

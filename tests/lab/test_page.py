@@ -69,6 +69,13 @@ def test_better_and_worse_are_marked(page: str) -> None:
     assert '<td class="worse">▼ −1.0</td>' in page
 
 
+def test_a_column_of_sentences_is_one_whatever_the_length_of_each() -> None:
+    section = Section("Regimes")
+    section.add_table(["regime", "CV", "what happens"], [["a", "0.5", "word " * 12], ["b", "0.4", "short"]], "")
+    assert '<th scope="col">CV</th><th scope="col" class="text">what happens</th>' in section.blocks[0]
+    assert '<td>0.4</td><td class="text">short</td>' in section.blocks[0]
+
+
 def test_tables_between_markers_are_written_anew() -> None:
     page = "before\n<!-- table: regimes -->\nold\n<!-- end -->\nafter"
     measured = {

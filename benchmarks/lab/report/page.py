@@ -18,14 +18,16 @@ nav ul { columns: 16rem; padding-left: 1.2rem; }
 .scroll:focus-visible, a:focus-visible, summary:focus-visible { outline: 2px solid Highlight; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .4rem 0; }
+caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2rem); }
 th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
+th:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
 thead th { border-bottom: 1px solid var(--line); } tbody tr:nth-child(even) td { background: var(--soft); }
-td.text { text-align: left; }
-tbody tr:nth-child(even) td:first-child { background: Canvas; }
+.text { text-align: left; white-space: normal; } td.text { min-width: 16rem; }
 .better { color: var(--good); font-weight: 600; } .worse { color: var(--bad); font-weight: 600; }
-figure { margin: 1rem 0; } figure svg { width: 100%; height: auto; max-width: 60rem; } figcaption { font-size: .88rem; }
+figure { margin: 1rem 0; } figcaption { font-size: .88rem; }
+figure svg { width: 100%; height: auto; min-width: 42rem; max-width: 60rem; }
 code { overflow-wrap: anywhere; } .skip { position: absolute; left: -99rem; } .skip:focus { left: 1rem; }
+@media (max-width: 40rem) { th:first-child { white-space: normal; min-width: 8rem; max-width: 9rem; } }
 """
 
 
@@ -51,27 +53,36 @@ class Section:
         self.blocks.append(f"<p>Command: <code>{html.escape(command)}</code></p>")
 
     def add_table(self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
-        """Add a table; a cell that starts with ▲ or ▼ is marked as better or worse."""
-        head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
-        body = "".join(f"<tr>{''.join(_cell(cell, n) for n, cell in enumerate(row))}</tr>" for row in rows)
+        """Add a table; a cell that starts with ▲ or ▼ is marked as better or worse, and a column of sentences wraps."""
+        texts = {column for row in rows for column, cell in enumerate(row) if column and len(cell) > 40}
+        head = "".join(
+            f'<th scope="col"{_text_mark(n in texts)}>{html.escape(cell)}</th>' for n, cell in enumerate(header)
+        )
+        body = "".join(f"<tr>{''.join(_cell(cell, n, n in texts) for n, cell in enumerate(row))}</tr>" for row in rows)
         name = html.escape(caption, quote=True)
         self.blocks.append(
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table><caption>{html.escape(caption)}'
-            f"</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table>'
+            f"<caption><span>{html.escape(caption)}</span></caption>"
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
     def add_figure(self, svg: str, caption: str) -> None:
         """Add a picture from `figures.save`."""
         name = html.escape(caption, quote=True)
         svg = svg.replace("<svg", f'<svg role="img" aria-label="{name}"', 1)
-        self.blocks.append(f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>")
+        box = f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">{svg}</div>'
+        self.blocks.append(f"<figure>{box}<figcaption>{html.escape(caption)}</figcaption></figure>")
 
 
-def _cell(text: str, column: int) -> str:
+def _cell(text: str, column: int, is_text: bool) -> str:
     if column == 0:
         return f'<th scope="row">{html.escape(text)}</th>'
-    mark = {"▲": ' class="better"', "▼": ' class="worse"'}.get(text[:1], ' class="text"' if len(text) > 40 else "")
+    mark = {"▲": ' class="better"', "▼": ' class="worse"'}.get(text[:1], _text_mark(is_text))
     return f"<td{mark}>{html.escape(text)}</td>"
+
+
+def _text_mark(is_text: bool) -> str:
+    return ' class="text"' if is_text else ""
 
 
 def write_page(path: Path, title: str, summary: str, sections: Sequence[Section]) -> Path:
