@@ -1,5 +1,6 @@
 """Which architectures vLLM takes weights of in place: the table of docs/samplers.md, made by running it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,18 @@ def expected(name: str) -> str:
     return table[name]
 
 
+@pytest.fixture
+def fresh_groups() -> Iterator[None]:
+    """VLLM keeps its process groups between engines, and a dense model makes none for experts."""
+    yield
+    from vllm.distributed import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    parallel_state.destroy_distributed_environment()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_groups")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_after_two_syncs_the_engine_computes_the_model_or_was_refused(name: str) -> None:
     model = tiny(name)
