@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.policy import LoraSettings, Policy, PolicyConfig, load_policy, load_reference
 from lambda_grpo_pl.policy.packing import ALL, PADDED
 from lambda_grpo_pl.policy.shrinking import build
+from lambda_grpo_pl.rollout.policy_sampler import eos_token_ids
 from tests.policy.architectures import make_config
 from tests.policy.test_packing import make_policy
+from tests.scored import save_tiny_policy
 
 
 def save(folder: Path, name: str) -> str:
@@ -127,3 +129,23 @@ def test_settings_below_one_are_refused(settings: dict[str, int], key: str) -> N
         PolicyConfig(path="x", **settings)
     with pytest.raises(UserError, match=r"model\.policy\.lora\.rank"):
         LoraSettings(rank=0)
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=2)], ids=["full", "lora"])
+@pytest.mark.parametrize("read_weights", [True, False])
+def test_every_rank_knows_all_tokens_that_end_a_response(
+    tmp_path: Path, lora: LoraSettings | None, read_weights: bool
+) -> None:
+    """Under FSDP2 all ranks but one build the model without its weights; some end tokens are named beside these."""
+    folder = save_tiny_policy(tmp_path)
+    GenerationConfig(eos_token_id=[1, 7, 9]).save_pretrained(folder)
+    policy = load_policy(str(folder), PolicyConfig(path=str(folder), lora=lora), read_weights=read_weights)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert eos_token_ids(tokenizer, policy.causal_lm) == (1, 7, 9)
+
+
+def test_a_checkpoint_without_a_generation_configuration_is_built_too(tmp_path: Path) -> None:
+    folder = save_tiny_policy(tmp_path)
+    (folder / "generation_config.json").unlink()
+    policy = load_policy(str(folder), PolicyConfig(path=str(folder)), read_weights=False)
+    assert policy.causal_lm.generation_config.eos_token_id == 1

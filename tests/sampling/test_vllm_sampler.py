@@ -176,11 +176,14 @@ def test_samples_are_a_function_of_the_seed_alone(engine, trained, monkeypatch, 
     engine.sync(trained)
     prompts, settings = random_prompts([3, 17, 3]), SamplingSettings(max_tokens=16, num_samples=8)
     prompts.ids[2] = prompts.ids[0]
-    drawn = []
+    drawn, asked, params = [], [], engine._engine._vllm.SamplingParams
+    spy = lambda **fields: asked.append(fields["seed"]) or params(**fields)  # noqa: E731
+    monkeypatch.setattr(engine._engine._vllm, "SamplingParams", spy)
     for global_seed in (0, 1):
         numpy.random.seed(global_seed)
         torch.manual_seed(global_seed)
         drawn.append(engine.generate(prompts, settings, seed=5))
+    assert asked == 2 * (request_seeds(5, 3) if each_request else [None] * 3)
     assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
     rows = [drawn[0].tokens(row) for row in (*range(8), *range(16, 24))]
     distinct = {tuple(row) for row in rows}  # members of a group, and of another group of the same prompt

@@ -6,10 +6,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    SingleDeviceXLAStrategy,
+    Strategy,
+    XLAStrategy,
+)
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -23,6 +33,7 @@ from lambda_grpo_pl.training.optimization import clip_gradient
 from lambda_grpo_pl.training.sharding import (
     check_strategy,
     full,
+    prepare_strategy,
     shard_policies,
     shard_policy,
     sync_gradients,
@@ -130,9 +141,21 @@ def test_supported_strategies_are_accepted() -> None:
         check_strategy(strategy)
 
 
-def test_other_strategies_are_refused() -> None:
-    with pytest.raises(UserError, match=r"trainer\.strategy is FSDPStrategy.*configs/strategy/fsdp2\.yaml"):
-        check_strategy(FSDPStrategy())
+@pytest.mark.parametrize("kind", [FSDPStrategy, DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy])
+def test_other_strategies_are_refused(kind: type[Strategy]) -> None:
+    """Without what they need to be built, which is not installed here."""
+    with pytest.raises(UserError, match=rf"trainer\.strategy is {kind.__name__}.*configs/strategy/fsdp2\.yaml"):
+        check_strategy(kind.__new__(kind))
+
+
+@pytest.mark.parametrize(("strategy", "expected"), [(ModelParallelStrategy(), False), (DDPStrategy(), True)])
+def test_a_sharded_policy_is_evaluated_without_inference_mode(strategy: Strategy, expected: bool) -> None:
+    """Lightning reads the attribute when the loop runs, after the module's `setup`."""
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    names = ("validate_loop", "test_loop", "predict_loop")
+    loops = {name: getattr(trainer, name) for name in names}
+    prepare_strategy(SimpleNamespace(strategy=strategy, **loops))  # type: ignore[arg-type]
+    assert [loop.inference_mode for loop in loops.values()] == [expected] * 3
 
 
 def test_ranks_that_split_layers_are_refused() -> None:

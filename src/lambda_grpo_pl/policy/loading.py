@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PretrainedConfig
 
 from lambda_grpo_pl.builtin.models import resolve_model_path
 from lambda_grpo_pl.errors import UserError
@@ -151,6 +152,7 @@ def _load(
     if not read_weights:
         model = build_on_meta(model_config, config, dtype, attention).to_empty(device="cpu")
         model.tie_weights()
+        _read_generation_config(model, path, config)
         return model
     model = AutoModelForCausalLM.from_pretrained(
         path,
@@ -161,6 +163,13 @@ def _load(
         attn_implementation=attention,
     )
     return model if config.lora is None else add_lora(model, config.lora)
+
+
+def _read_generation_config(model: Any, path: str, config: PolicyConfig) -> None:
+    """Read what `from_pretrained` reads beside the weights: on every rank it names tokens that end a response."""
+    causal_lm = model if config.lora is None else model.get_base_model()
+    with suppress(OSError):  # a checkpoint need not have the file
+        causal_lm.generation_config = GenerationConfig.from_pretrained(path, revision=config.revision)
 
 
 def build_on_meta(config: PretrainedConfig, settings: PolicyConfig, dtype: torch.dtype, attention: str | None) -> Any:

@@ -24,7 +24,7 @@ from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, Upd
 from lambda_grpo_pl.training.optimization import ascend, clip_gradient, make_optimizer, make_scheduler
 from lambda_grpo_pl.training.placebo import LambdaPath
 from lambda_grpo_pl.training.rehearsal import rehearse_update
-from lambda_grpo_pl.training.sharding import check_strategy, gathered_dtype, shard_policies, sync_gradients
+from lambda_grpo_pl.training.sharding import gathered_dtype, prepare_strategy, shard_policies, sync_gradients
 from lambda_grpo_pl.training.token_metrics import UpdateStatistics, summarize_updates
 from lambda_grpo_pl.training.update import Passes, Rollout, accumulate_gradient, prepare_rollout
 from lambda_grpo_pl.training.virtual_step import Validation, alignments, prepare_validation
@@ -87,7 +87,7 @@ class LambdaGRPO(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse what cannot be trained before any weight is loaded."""
         check_precision(self.trainer.precision)
-        check_strategy(self.trainer.strategy)
+        prepare_strategy(self.trainer)
         check_checkpoint(self.policy_config.path, self.policy_config)
         if stage == "fit" and self.preference.config.placebo is not None:
             self._path = LambdaPath(self.preference.config.placebo)

@@ -8,7 +8,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
+from lightning.pytorch.strategies.single_xla import SingleDeviceXLAStrategy
+from lightning.pytorch.strategies.xla import XLAStrategy
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -17,14 +26,30 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.policy import Policy, Reference, ShardingSettings
 
+DERIVED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
+"""Lightning derives these from supported strategies, but they exchange or clip gradients in their own ways."""
+
 
 def check_strategy(strategy: Strategy) -> None:
     """Refuse strategies under which gradients or their norm would be wrong. Raises `UserError`."""
-    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy | ModelParallelStrategy):
+    supported = isinstance(strategy, SingleDeviceStrategy | DDPStrategy | ModelParallelStrategy)
+    if not supported or isinstance(strategy, DERIVED):
         raise UserError(
             f"trainer.strategy is {type(strategy).__name__}, which this package does not support: use one device "
             "(auto), ddp, or ModelParallelStrategy (FSDP2, see configs/strategy/fsdp2.yaml)."
         )
+
+
+def prepare_strategy(trainer: Trainer) -> None:
+    """Check the trainer's strategy, and let it evaluate a sharded policy under `no_grad`. Raises `UserError`.
+
+    FSDP2 keeps the parameters that it gathers. Those of a `trainer.validate` would be inference tensors, which a fit
+    that follows in the same process cannot write to.
+    """
+    check_strategy(trainer.strategy)
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
+            loop.inference_mode = False
 
 
 def shard_policies(
