@@ -160,16 +160,24 @@ def test_later_syncs_are_held_to_what_the_first_ones_needed():
                 check(largest + 0.001, usual)
         assert check(largest - 0.001, usual) == pytest.approx(largest - 0.001)
     usual = UsualGap()
-    for gap in (0.17, 0.14, 0.15, 0.16, 0.15, 0.17, 0.17, 0.17):
+    for gap in (0.21, 0.21, 0.17, 0.14, 0.15, 0.16, 0.15):
         check(gap, usual)
-    assert usual.limit == pytest.approx(1.35 * 1.5), "the median of the first five"
+    assert usual.find_limit(0.1) == pytest.approx(1.35 * 0.15), "the median of the last five"
 
 
-def test_nothing_is_learned_where_rounding_is_not_measured():
-    usual = UsualGap()
-    check_sync(Fixed([[0.1] * 127] * 2), lambda _: [[0.0] * 127] * 2, [[0] * 128] * 2, None, torch.bfloat16, usual)
-    check_sync(Fixed([[0.1] * 127] * 2), lambda _: [[0.0] * 127] * 2, [[0] * 128] * 2, 0.2, torch.bfloat16, usual)
-    assert usual.limit == UsualGap().limit
+def test_a_policy_that_rounds_in_any_case_is_held_to_its_last_gaps_in_nats():
+    """FSDP2 in mixed precision computes the same under autocast, so there is no unit."""
+    usual, scores = UsualGap(), [[0.0] * 127] * 2
+
+    def check(gap):
+        return check_sync(Fixed([[gap] * 127] * 2), lambda _: scores, *LOW, usual)
+
+    assert check(0.24) == pytest.approx(0.24)
+    for gap in (0.07, 0.06, 0.07):
+        check(gap)
+    assert usual.find_limit(0.0) == pytest.approx(1.35 * 0.07)
+    with pytest.raises(SyncError, match=r"tolerance 0\.0945"):
+        check(0.1)
 
 
 def test_a_policy_whose_rounding_cannot_be_measured_has_a_fixed_limit():

@@ -42,7 +42,7 @@ def plan_probe(
         window: Position at which the model's attention or rotary embedding changes (`context_switch`): adds a sequence
             of twice that length.
         tolerance: `rollout.sync_tolerance`. In float32 the largest gap of a token (None: 1e-3), otherwise the mean gap
-            over the probe (None: 2.5 times what rounding alone gives, or less after the first sync).
+            over the probe (None: 2.5 times what rounding alone gives, or less once some syncs have shown how much).
     """
     lowest = min((engine_dtype, trainer_dtype), key=lambda dtype: torch.finfo(dtype).bits)
     rounding = None if lowest == torch.float32 else lowest

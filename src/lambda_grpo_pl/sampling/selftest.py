@@ -6,12 +6,14 @@ tenths of a nat on single tokens from rounding alone, so there the mean and the 
 tested, in units of what rounding alone gives: the policy is scored twice, in its own type and under autocast to the
 engine's. Rounding alone reached 1.2 to 1.5 of these units with a vLLM engine on SmolLM2-135M, one stale matrix or
 unsent adapter 1.9 and more. Since another model's rounding may reach more, the first sync is given some room, and later
-ones are held to what the first ones needed (`UsualGap`).
+ones are held to what the last ones needed (`UsualGap`). A policy that rounds in any case (FSDP2 in mixed precision) has
+no units: its gaps are compared with one another in nats.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from statistics import fmean, median
 from typing import Protocol
 
@@ -26,13 +28,13 @@ PolicyLogprobs = Callable[[Sequence[Sequence[int]]], list[list[float]]]
 ROUNDING_FACTOR = 2.5
 """Largest gap below float32, in units of what rounding alone gives, before anything is known of the engine."""
 USUAL_FACTOR = 1.35
-"""Largest gap of a later sync, in units of the first ones'; these vary by 5 % with the weights."""
+"""Largest gap of a later sync, in terms of the usual one; right syncs vary by 5 %."""
 LEAST_FACTOR = 1.8
-"""The limit that `USUAL_FACTOR` gives is never below this, since rounding may change a little while a policy learns."""
+"""In units of rounding, the limit is never below this."""
 NUM_USUAL = 5
-"""Syncs whose median is the usual gap."""
+"""Syncs whose median is the usual gap: the last ones, since rounding changes while a policy learns."""
 UNMEASURED_TOLERANCE = 0.25
-"""Largest mean gap in nats where the policy rounds in any case (FSDP2), so that its rounding cannot be measured."""
+"""Largest mean gap in nats of a first sync, where the policy rounds in any case and its rounding is not measured."""
 
 
 class ProbedSampler(Protocol):
@@ -77,26 +79,27 @@ class SyncError(RuntimeError):
 
 
 class UsualGap:
-    """How far an engine in bfloat16 is from the policy when all is well, in units of what rounding alone gives.
+    """How far an engine in bfloat16 is from the policy when all is well: learned from a run's last syncs.
 
-    It is learned from a run's first syncs, and from them again after the run is resumed.
+    Gaps are in units of what rounding alone gives, or in nats where that is not measured. A resumed run learns anew.
     """
 
     def __init__(self) -> None:
         """Nothing is known yet."""
-        self._gaps: list[float] = []
+        self._in_units, self._in_nats = (deque[float](maxlen=NUM_USUAL) for _ in range(2))
 
-    @property
-    def limit(self) -> float:
-        """The largest gap that is accepted, in the same units."""
-        if not self._gaps:
-            return ROUNDING_FACTOR
-        return min(ROUNDING_FACTOR, max(LEAST_FACTOR, USUAL_FACTOR * median(self._gaps)))
+    def find_limit(self, unit: float) -> float:
+        """Return the largest gap to accept, in nats; `unit` is what rounding alone gives, 0 if that is not measured."""
+        if unit:
+            return unit * _limit(self._in_units, ROUNDING_FACTOR, LEAST_FACTOR)
+        return _limit(self._in_nats, UNMEASURED_TOLERANCE, FLOAT32_TOLERANCE)
 
-    def add(self, gap: float) -> None:
-        """Learn from a sync that was accepted."""
-        if len(self._gaps) < NUM_USUAL:
-            self._gaps.append(gap)
+    def add(self, gap: float, unit: float) -> None:
+        """Learn from a sync that was accepted with this gap, in nats."""
+        if unit:
+            self._in_units.append(gap / unit)
+        else:
+            self._in_nats.append(gap)
 
 
 def check_sync(
@@ -134,16 +137,14 @@ def check_sync(
         return worst
     usual = UsualGap() if usual is None else usual
     noise = [] if tolerance is not None else _rounding_noise(policy_logprobs, sequences, policy, rounding)
-    unit, worst = _largest_average(noise, fmean), _largest_average(gaps, fmean)
-    limit = tolerance if tolerance is not None else _limit(unit, usual.limit)
+    unit, middle_unit = (_measured(_largest_average(noise, average)) for average in (fmean, median))
+    worst, middle = (_largest_average(gaps, average) for average in (fmean, median))
+    limit = usual.find_limit(unit) if tolerance is None else tolerance
     if not worst <= limit:
         raise SyncError(_diagnosis(sampler, gaps, f"{worst:.3g} nats a token on average (tolerance {limit:.3g})"))
-    if noise:
-        middle, limit = _largest_average(gaps, median), _limit(_largest_average(noise, median), ROUNDING_FACTOR)
-        if not middle <= limit:
-            raise SyncError(_diagnosis(sampler, gaps, f"{middle:.3g} nats in the median (tolerance {limit:.3g})"))
-    if unit > FLOAT32_TOLERANCE:
-        usual.add(worst / unit)
+    if middle_unit and not middle <= (limit := ROUNDING_FACTOR * middle_unit):
+        raise SyncError(_diagnosis(sampler, gaps, f"{middle:.3g} nats in the median (tolerance {limit:.3g})"))
+    usual.add(worst, unit)
     return worst
 
 
@@ -184,9 +185,14 @@ def _largest_average(gaps: list[list[float]], average: Callable[[Sequence[float]
     return _largest([average(block) for block in _blocks(gaps)] or [0.0])
 
 
-def _limit(unit: float, factor: float) -> float:
-    """Return the largest gap, in nats; rounding that is too small to be seen was not measured."""
-    return factor * unit if unit > FLOAT32_TOLERANCE else UNMEASURED_TOLERANCE
+def _measured(rounding: float) -> float:
+    """Return 0 for rounding that is too small to be seen: the policy rounds in both of its types, or in neither."""
+    return rounding if rounding > FLOAT32_TOLERANCE else 0.0
+
+
+def _limit(gaps: Collection[float], first: float, least: float) -> float:
+    """Return `first` while no gap is known, and never more; otherwise at least `least`."""
+    return min(first, max(least, USUAL_FACTOR * median(gaps))) if gaps else first
 
 
 def _diagnosis(sampler: ProbedSampler, gaps: list[list[float]], gap: str) -> str:
