@@ -12,8 +12,9 @@ from lambda_grpo_pl.planning import bfloat16
 from lambda_grpo_pl.planning.advice import largest_token_budget, suggest_changes
 from lambda_grpo_pl.planning.gpus import GIB, Gpu, find_gpu
 from lambda_grpo_pl.planning.known_models import known_config
-from lambda_grpo_pl.planning.memory import MemoryPlan, plan_memory
+from lambda_grpo_pl.planning.memory import MemoryPlan, host_bytes_while_loading, plan_memory
 from lambda_grpo_pl.planning.micro_batch import largest_micro_batch
+from lambda_grpo_pl.planning.report import make_report
 from lambda_grpo_pl.planning.run import Placement, PlannedRun, SamplingRequest
 from lambda_grpo_pl.planning.sizes import measure_model
 from lambda_grpo_pl.policy import LoraSettings, PolicyConfig
@@ -67,6 +68,21 @@ def test_shards_divide_states_and_the_reference_but_not_the_engine() -> None:
     assert part(plan, "engine weights")[0] == 2 * SIZE.total
     hybrid = changed(placement=Placement("fsdp2", 4, 2))
     assert part(hybrid, "policy weights")[0] == 2 * SIZE.total
+
+
+def test_one_rank_holds_all_weights_in_host_memory_while_they_load() -> None:
+    """The others hold none before they receive their shards, which stay there if they are offloaded."""
+    eight = replace(RUN, placement=Placement("fsdp2", 8, 8))
+    whole = 4 * SIZE.total
+    assert host_bytes_while_loading(RUN, SIZE, 8) == 0
+    assert host_bytes_while_loading(eight, SIZE, 8) == whole
+    assert host_bytes_while_loading(replace(eight, separate_reference=True), SIZE, 8) == 1.5 * whole
+    offloaded = replace(eight, placement=Placement("fsdp2", 8, 8, offload=True))
+    assert host_bytes_while_loading(offloaded, SIZE, 8) == 2 * whole
+    assert host_bytes_while_loading(offloaded, SIZE, 4) == 1.5 * whole
+    notes = make_report(offloaded, plan_memory(offloaded), None, "here", 8).notes
+    assert "on the first node: one rank reads all weights, and every rank keeps its shards there." in notes[0]
+    assert "weights." in make_report(eight, plan_memory(eight), None, "here", 8).notes[0]
 
 
 def test_ddp_copies_gradients_into_buckets_unless_they_are_views() -> None:
