@@ -33,6 +33,17 @@ def test_a_run_that_does_not_fit_says_what_to_change(
     assert "model.policy.gradient_checkpointing: true" in said
 
 
+def test_offloaded_weights_need_a_process_group_for_the_cpu(
+    in_root: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What `fit` refuses, `plan` refuses too; the overlay sets both keys."""
+    eight = ["--gpu", "h100", "--trainer.devices", "8"]
+    sharded = [*SMALL, *eight, "--config", "configs/strategy/fsdp2.yaml", "--data.batch_size", "64"]
+    assert run(monkeypatch, *sharded, "--model.policy.sharding.cpu_offload", "true") == 2
+    assert "process_group_backend is nccl, which exchanges nothing in host memory" in capsys.readouterr().err
+    assert run(monkeypatch, *sharded, "--config", "configs/strategy/cpu_offload.yaml") == 0
+
+
 def test_a_mistake_is_one_sentence(
     in_root: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from lambda_grpo_pl.batch import Groups, RolloutBatch
@@ -120,6 +120,11 @@ def test_setup_refuses_precisions_and_strategies_before_loading(folder: Path, mo
     module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     monkeypatch.setattr(L.Trainer, "strategy", FSDPStrategy())
     with pytest.raises(UserError, match=r"trainer\.strategy"):
+        module.setup("fit")
+    monkeypatch.setattr(L.Trainer, "strategy", ModelParallelStrategy())
+    monkeypatch.setattr(ModelParallelStrategy, "root_device", torch.device("cuda", 0))
+    module.policy_config.sharding.cpu_offload = True
+    with pytest.raises(UserError, match=r"process_group_backend is nccl"):
         module.setup("fit")
     assert not loaded
 

@@ -21,6 +21,7 @@ from lambda_grpo_pl.batch import Groups, RolloutBatch
 from lambda_grpo_pl.objective import LengthPreference, LensConfig, PreferenceConfig
 from lambda_grpo_pl.policy import Policy, PolicyConfig, Reference, check_checkpoint, load_policy, load_reference
 from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig, check_precision, name_method
+from lambda_grpo_pl.training.offload import check_offload
 from lambda_grpo_pl.training.optimization import ascend, clip_gradient, make_optimizer, make_scheduler
 from lambda_grpo_pl.training.placebo import LambdaPath
 from lambda_grpo_pl.training.rehearsal import rehearse_update
@@ -88,6 +89,7 @@ class LambdaGRPO(L.LightningModule):
         """Refuse what cannot be trained before any weight is loaded."""
         check_precision(self.trainer.precision)
         check_strategy(self.trainer.strategy)
+        check_offload(self.policy_config.sharding, self.trainer.strategy)
         check_checkpoint(self.policy_config.path, self.policy_config)
         if stage == "fit" and self.preference.config.placebo is not None:
             self._path = LambdaPath(self.preference.config.placebo)
@@ -118,9 +120,8 @@ class LambdaGRPO(L.LightningModule):
         scheduler = make_scheduler(policy, self.trainer.max_steps, self.optimizer_config)
         optimizers: list[dict[str, Any]] = [{"optimizer": policy, "lr_scheduler": scheduler}]
         if self.preference.config.has_gradient:
-            optimizers.append(
-                {"optimizer": torch.optim.SGD(self.preference.parameters(), lr=self.preference.config.lr)}
-            )
+            sgd = torch.optim.SGD(self.preference.parameters(), lr=self.preference.config.lr)
+            optimizers.append({"optimizer": sgd})
         return optimizers
 
     def _optimizers(self) -> tuple[Any, Optimizer | None]:
@@ -139,8 +140,7 @@ class LambdaGRPO(L.LightningModule):
         """Make all updates of a rollout; returns the last f as `weights` of `rows`, `metrics`, `Rollout.describe`."""
         self.updates.check(batch.num_prompts)
         passes, advantage = self._passes(), self.objective.advantage
-        needs_old = self.updates.per_rollout > 1
-        rollout = prepare_rollout(self.policy, self._reference, batch, advantage, passes, needs_old)
+        rollout = prepare_rollout(self.policy, self._reference, batch, advantage, passes, self.updates.per_rollout > 1)
         validation = None
         if batch.heldout is not None:
             validation = prepare_validation(self.policy, self._reference, rollout, batch.heldout, advantage, passes)
