@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PretrainedConfig
 
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.policy import LoraSettings, Policy, PolicyConfig, load_policy, load_reference
+from lambda_grpo_pl.policy import LoraSettings, Policy, PolicyConfig, load_policy, load_reference, loading
+from lambda_grpo_pl.policy.exactness import Exactness, find_exactness
 from lambda_grpo_pl.policy.packing import ALL, PADDED
 from lambda_grpo_pl.policy.shrinking import build
 from tests.policy.architectures import make_config
@@ -127,3 +128,19 @@ def test_settings_below_one_are_refused(settings: dict[str, int], key: str) -> N
         PolicyConfig(path="x", **settings)
     with pytest.raises(UserError, match=r"model\.policy\.lora\.rank"):
         LoraSettings(rank=0)
+
+
+def test_the_device_that_trains_is_the_one_that_is_checked(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under FSDP2 weights are loaded on the CPU. None is where tensors are made by default, as under DDP."""
+    checked: list[torch.device | None] = []
+
+    def find(config: PretrainedConfig, settings: PolicyConfig, device: torch.device | None) -> Exactness:
+        checked.append(device)
+        return find_exactness(config, settings)
+
+    monkeypatch.setattr(loading, "find_exactness", find)
+    config, gpu = PolicyConfig(path=str(policy)), torch.device("cuda", 1)
+    assert load_policy(str(policy), config, device=gpu).model.device.type == "cpu"
+    assert load_reference(str(policy), config, 1.0, torch.float32, device=gpu).model.device.type == "cpu"
+    load_policy(str(policy), config)
+    assert checked == [gpu, gpu, torch.device("cpu")]

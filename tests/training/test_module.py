@@ -147,12 +147,16 @@ def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
     computed: torch.dtype,
     gathered: torch.dtype | None,
 ) -> None:
-    """The virtual step on held-out prompts is taken in float32, so its shards are gathered as they are stored."""
+    """The virtual step on held-out prompts is taken in float32, so its shards are gathered as they are stored.
+
+    FSDP2 loads on the CPU, but the GPU's kernels are checked: those train.
+    """
     asked: list[tuple] = []
     monkeypatch.setattr(module_file, "load_policy", lambda *arguments: asked.append(arguments) or random_policy())
     monkeypatch.setattr(module_file, "load_reference", lambda *arguments: asked.append(arguments))
     monkeypatch.setattr(module_file, "shard_policies", lambda *arguments: asked.append(arguments))
     monkeypatch.setattr(LambdaGRPO, "device_mesh", "the mesh")
+    monkeypatch.setattr(SingleDeviceStrategy, "root_device", torch.device("cuda", 1))
     config = PolicyConfig(path=str(folder), reference_path="other")
     objective = ObjectiveConfig(surrogate=SurrogateConfig(kl_coef=0.1))
     module = LambdaGRPO(config, PreferenceConfig(learn=learn), objective, temperature=0.7)
@@ -160,8 +164,8 @@ def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
     module.trainer.datamodule = SimpleNamespace(heldout_source=heldout)
     module.configure_model()
     assert asked == [
-        (str(folder), config, 0.7, computed, True),
-        ("other", config, 0.7, computed, module.policy.layouts, True),
+        (str(folder), config, 0.7, computed, True, torch.device("cuda", 1)),
+        ("other", config, 0.7, computed, module.policy.layouts, True, torch.device("cuda", 1)),
         (module.policy, [None], "the mesh", config.sharding, gathered),
     ]
     module.configure_model()

@@ -14,7 +14,6 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.optim import Optimizer
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import Groups, RolloutBatch
@@ -103,10 +102,11 @@ class LambdaGRPO(L.LightningModule):
             return
         dtype = torch.bfloat16 if "bf16" in self.trainer.precision else torch.float32
         reads = self.device_mesh is None or self.global_rank == 0  # FSDP2's other ranks receive their shards
-        self.policy = load_policy(config.path, config, self.temperature, dtype, reads)
+        place = reads, self.trainer.strategy.root_device
+        self.policy = load_policy(config.path, config, self.temperature, dtype, *place)
         if self.objective.surrogate.kl_coef > 0 and config.lora is None:
             path = config.reference_path or config.path
-            self._reference = [load_reference(path, config, self.temperature, dtype, self.policy.layouts, reads)]
+            self._reference = [load_reference(path, config, self.temperature, dtype, self.policy.layouts, *place)]
         elif self.objective.surrogate.kl_coef > 0:
             self._reference = [self.policy.without_adapters()]
         if self.device_mesh is not None:
@@ -124,7 +124,7 @@ class LambdaGRPO(L.LightningModule):
             optimizers.append({"optimizer": sgd})
         return optimizers
 
-    def _optimizers(self) -> tuple[Any, Optimizer | None]:
+    def _optimizers(self) -> tuple[Any, torch.optim.Optimizer | None]:
         """The policy's, whose steps `global_step` counts, and λ's without Lightning's wrapper, so that its do not."""
         counted, bare = self.optimizers(), self.optimizers(use_pl_optimizer=False)
         return (counted[0], bare[1]) if isinstance(counted, list) and isinstance(bare, list) else (counted, None)
