@@ -3,11 +3,11 @@
     python benchmarks/check_gpu.py [--accelerator cpu] [--keep FOLDER]
 
 The checks run one after another, each in a process of its own with a time limit: the tests marked `gpu`; a fit of two
-steps with each sampler that is installed; the bfloat16 self-test, with and without a planted fault; the same fit twice
-and once interrupted and resumed, which must log the same; the second GPU where there are two; the training phase's use
-of the GPU. The table says what passed, failed, or does not apply and why; results/check_gpu.json keeps it. Without vLLM
-the checks that need it do not apply. `--accelerator cpu` rehearses the same commands where there is no GPU and writes
-no JSON.
+steps and an evaluation with each sampler that is installed; the bfloat16 self-test, with and without a planted fault;
+the same fit twice and once interrupted and resumed, which must log the same; the second GPU where there are two; the
+training phase's use of the GPU. The table says what passed, failed, or does not apply and why; results/check_gpu.json
+keeps it. Without vLLM the checks that need it do not apply. `--accelerator cpu` rehearses the same commands where there
+is no GPU and writes no JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LAMBDA_GRPO = [str(Path(sys.executable).with_name("lambda-grpo"))]
 SECONDS_PER_CHECK = 240
 FIT = [
     *("fit", "--config", "configs/base.yaml", "--config", "configs/preference/lambda.yaml"),
-    *("--trainer.val_check_interval", "1000", "--trainer.num_sanity_val_steps", "0", "--data.batch_size", "8"),
+    *("--trainer.num_sanity_val_steps", "0", "--data.batch_size", "8"),
     "--data.val=[{split: test, limit: 16}]",
 ]
 COMPARED = ("reward/mean", "response/length", "policy/gradient_norm", "policy/entropy", "preference/lambda")
@@ -68,12 +68,17 @@ def run(command: list[str]) -> str:
     return done.stdout
 
 
-def fit(machine: Machine, name: str, *arguments: str) -> list[dict[str, str]]:
+def fit(machine: Machine, name: str, *arguments: str, evaluate_every: int = 1000) -> list[dict[str, str]]:
     """Run a fit in a folder called `name`; return the training rows of its metrics.csv."""
-    folder = machine.folder / name
-    run([*LAMBDA_GRPO, *machine.fit, "--trainer.default_root_dir", str(folder), *arguments])
-    rows = [row for path in sorted(folder.rglob("metrics.csv")) for row in csv.DictReader(path.open(encoding="utf-8"))]
-    return [row for row in rows if row.get("reward/mean")]
+    interval = ("--trainer.val_check_interval", str(evaluate_every))
+    run([*LAMBDA_GRPO, *machine.fit, *interval, "--trainer.default_root_dir", str(machine.folder / name), *arguments])
+    return [row for row in logged(machine, name) if row.get("reward/mean")]
+
+
+def logged(machine: Machine, name: str) -> list[dict[str, str]]:
+    """All rows of the metrics.csv of the fit in the folder called `name`."""
+    paths = sorted((machine.folder / name).rglob("metrics.csv"))
+    return [row for path in paths for row in csv.DictReader(path.open(encoding="utf-8"))]
 
 
 def run_gpu_tests(machine: Machine) -> str:
@@ -83,14 +88,17 @@ def run_gpu_tests(machine: Machine) -> str:
 
 
 def fit_with(sampler: str) -> Callable[[Machine], str]:
-    """Two steps with a sampler."""
+    """Two steps with a sampler, and an evaluation after them."""
 
     def check(machine: Machine) -> str:
         if sampler == "vllm" and installed_vllm() is None:
             raise DoesNotApplyError("vLLM is not installed")
-        rows = fit(machine, f"fit-{sampler}", "--rollout.sampler", sampler, "--trainer.max_steps", "2")
+        name, options = f"fit-{sampler}", ("--rollout.sampler", sampler, "--trainer.max_steps", "2")
+        rows = fit(machine, name, *options, evaluate_every=2)
         assert len(rows) == 2, f"{len(rows)} steps were logged"
-        return f"gradient norm {float(rows[-1]['policy/gradient_norm']):.3g}"
+        accuracies = [float(row["val/average"]) for row in logged(machine, name) if row.get("val/average")]
+        assert len(accuracies) == 1, f"{len(accuracies)} evaluations were logged"
+        return f"gradient norm {float(rows[-1]['policy/gradient_norm']):.3g}, accuracy {accuracies[0]:.2f}"
 
     return check
 

@@ -31,11 +31,15 @@ def test_varlen_attention_equals_padded_attention_in_bfloat16(layout: str) -> No
     torch.testing.assert_close(packed.logprobs, padded.logprobs, atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize("made_on", ["cuda", "cpu"])
 @pytest.mark.parametrize("name", ["qwen3", "mistral", "gemma2", "gemma3", "granite", "gpt_oss"])
-def test_the_kernels_that_train_give_the_models_own_logprobs(name: str) -> None:
-    """The check at loading under bfloat16 autocast: varlen attention with its windows, float32 logits."""
-    with torch.device("cuda"):
-        found = find_exactness(make_config(name), PolicyConfig(path=name), torch.empty(0).device)
+def test_the_kernels_that_train_give_the_models_own_logprobs(name: str, made_on: str) -> None:
+    """The check at loading under bfloat16 autocast: varlen attention with its windows, float32 logits.
+
+    DDP makes tensors on the GPU by default, FSDP2 on the CPU.
+    """
+    with torch.device(made_on):
+        found = find_exactness(make_config(name), PolicyConfig(path=name), torch.device("cuda", 0))
     assert found.layouts == ALL
 
 

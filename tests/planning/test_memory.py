@@ -9,15 +9,17 @@ from transformers import LlamaConfig
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.planning import bfloat16
-from lambda_grpo_pl.planning.advice import largest_token_budget, suggest_changes
+from lambda_grpo_pl.planning.advice import _offload, largest_token_budget, suggest_changes
 from lambda_grpo_pl.planning.gpus import GIB, Gpu, find_gpu
 from lambda_grpo_pl.planning.known_models import known_config
-from lambda_grpo_pl.planning.memory import MemoryPlan, plan_memory
+from lambda_grpo_pl.planning.memory import MemoryPlan, host_bytes_while_loading, plan_memory
 from lambda_grpo_pl.planning.micro_batch import largest_micro_batch
+from lambda_grpo_pl.planning.report import make_report
 from lambda_grpo_pl.planning.run import Placement, PlannedRun, SamplingRequest
 from lambda_grpo_pl.planning.sizes import measure_model
 from lambda_grpo_pl.policy import LoraSettings, PolicyConfig
 from lambda_grpo_pl.sampling import VllmSettings
+from lambda_grpo_pl.training.offload import OFFLOAD_BACKEND
 
 CONFIG = LlamaConfig(vocab_size=3000, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
 SIZE = measure_model(CONFIG, PolicyConfig(path="random"), torch.float32)
@@ -67,6 +69,21 @@ def test_shards_divide_states_and_the_reference_but_not_the_engine() -> None:
     assert part(plan, "engine weights")[0] == 2 * SIZE.total
     hybrid = changed(placement=Placement("fsdp2", 4, 2))
     assert part(hybrid, "policy weights")[0] == 2 * SIZE.total
+
+
+def test_one_rank_holds_all_weights_in_host_memory_while_they_load() -> None:
+    """The others hold none before they receive their shards, which stay there if they are offloaded."""
+    eight = replace(RUN, placement=Placement("fsdp2", 8, 8))
+    whole = 4 * SIZE.total
+    assert host_bytes_while_loading(RUN, SIZE, 8) == 0
+    assert host_bytes_while_loading(eight, SIZE, 8) == whole
+    assert host_bytes_while_loading(replace(eight, separate_reference=True), SIZE, 8) == 1.5 * whole
+    offloaded = replace(eight, placement=Placement("fsdp2", 8, 8, offload=True))
+    assert host_bytes_while_loading(offloaded, SIZE, 8) == 2 * whole
+    assert host_bytes_while_loading(offloaded, SIZE, 4) == 1.5 * whole
+    notes = make_report(offloaded, plan_memory(offloaded), None, "here", 8).notes
+    assert "on the first node: one rank reads all weights, and every rank keeps its shards there." in notes[0]
+    assert "weights." in make_report(eight, plan_memory(eight), None, "here", 8).notes[0]
 
 
 def test_ddp_copies_gradients_into_buckets_unless_they_are_views() -> None:
@@ -126,6 +143,16 @@ def test_changes_are_suggested_until_the_run_fits() -> None:
     assert [each.fits for each in changes] == [*[False] * (len(changes) - 1), True]
     assert plan_memory(changes[-1].run).peak <= limit
     assert not suggest_changes(run, Gpu("hopeless", 2**20))[-1].fits
+
+
+def test_offload_is_suggested_with_the_process_group_that_it_needs() -> None:
+    """On GPUs alone: on the CPU weights are in host memory anyway."""
+    run = replace(RUN, placement=Placement("fsdp2", 4, 4))
+    ((sentence, offloaded),) = _offload(run, plan_memory(run), find_gpu("h100"))
+    assert offloaded.placement.offload
+    assert "model.policy.sharding.cpu_offload: true" in sentence
+    assert f'trainer.strategy.init_args.process_group_backend: "{OFFLOAD_BACKEND}"' in sentence
+    assert not list(_offload(replace(run, device="cpu"), plan_memory(run), find_gpu("h100")))
 
 
 def test_gpus_are_named_or_sized() -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHeadModel, PretrainedConfig
 
 from lambda_grpo_pl.errors import UserError
-from lambda_grpo_pl.policy import LoraSettings, Policy, PolicyConfig, load_policy, load_reference
+from lambda_grpo_pl.policy import LoraSettings, Policy, PolicyConfig, load_policy, load_reference, loading
+from lambda_grpo_pl.policy.exactness import Exactness, find_exactness
 from lambda_grpo_pl.policy.packing import ALL, PADDED
 from lambda_grpo_pl.policy.shrinking import build
 from lambda_grpo_pl.rollout.policy_sampler import eos_token_ids
@@ -149,3 +150,19 @@ def test_a_checkpoint_without_a_generation_configuration_is_built_too(tmp_path: 
     (folder / "generation_config.json").unlink()
     policy = load_policy(str(folder), PolicyConfig(path=str(folder)), read_weights=False)
     assert policy.causal_lm.generation_config.eos_token_id == 1
+
+
+def test_the_device_that_trains_is_the_one_that_is_checked(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under FSDP2 weights are loaded on the CPU. None is where tensors are made by default, as under DDP."""
+    checked: list[torch.device | None] = []
+
+    def find(config: PretrainedConfig, settings: PolicyConfig, device: torch.device | None) -> Exactness:
+        checked.append(device)
+        return find_exactness(config, settings)
+
+    monkeypatch.setattr(loading, "find_exactness", find)
+    config, gpu = PolicyConfig(path=str(policy)), torch.device("cuda", 1)
+    assert load_policy(str(policy), config, device=gpu).model.device.type == "cpu"
+    assert load_reference(str(policy), config, 1.0, torch.float32, device=gpu).model.device.type == "cpu"
+    load_policy(str(policy), config)
+    assert checked == [gpu, gpu, torch.device("cpu")]

@@ -82,6 +82,9 @@ def test_there_is_a_worker_for_each_core_of_the_rank(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
     assert PoolConfig().size == 2
     assert PoolConfig(num_workers=1).size == 1
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert PoolConfig(timeout_s=7.0).divide(4) == PoolConfig(timeout_s=7.0, num_workers=3)
+    assert PoolConfig(num_workers=5).divide(4).size == 5
 
 
 def test_faults_in_a_row_do_not_end_the_pool(pool):

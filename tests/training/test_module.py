@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from lambda_grpo_pl.batch import Groups, RolloutBatch
@@ -121,6 +121,11 @@ def test_setup_refuses_precisions_and_strategies_before_loading(folder: Path, mo
     monkeypatch.setattr(L.Trainer, "strategy", FSDPStrategy())
     with pytest.raises(UserError, match=r"trainer\.strategy"):
         module.setup("fit")
+    monkeypatch.setattr(L.Trainer, "strategy", ModelParallelStrategy())
+    monkeypatch.setattr(ModelParallelStrategy, "root_device", torch.device("cuda", 0))
+    module.policy_config.sharding.cpu_offload = True
+    with pytest.raises(UserError, match=r"process_group_backend is nccl"):
+        module.setup("fit")
     assert not loaded
 
 
@@ -142,12 +147,16 @@ def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
     computed: torch.dtype,
     gathered: torch.dtype | None,
 ) -> None:
-    """The virtual step on held-out prompts is taken in float32, so its shards are gathered as they are stored."""
+    """The virtual step on held-out prompts is taken in float32, so its shards are gathered as they are stored.
+
+    FSDP2 loads on the CPU, but the GPU's kernels are checked: those train.
+    """
     asked: list[tuple] = []
     monkeypatch.setattr(module_file, "load_policy", lambda *arguments: asked.append(arguments) or random_policy())
     monkeypatch.setattr(module_file, "load_reference", lambda *arguments: asked.append(arguments))
     monkeypatch.setattr(module_file, "shard_policies", lambda *arguments: asked.append(arguments))
     monkeypatch.setattr(LambdaGRPO, "device_mesh", "the mesh")
+    monkeypatch.setattr(SingleDeviceStrategy, "root_device", torch.device("cuda", 1))
     config = PolicyConfig(path=str(folder), reference_path="other")
     objective = ObjectiveConfig(surrogate=SurrogateConfig(kl_coef=0.1))
     module = LambdaGRPO(config, PreferenceConfig(learn=learn), objective, temperature=0.7)
@@ -155,8 +164,8 @@ def test_weights_are_loaded_and_gathered_in_the_type_that_computes(
     module.trainer.datamodule = SimpleNamespace(heldout_source=heldout)
     module.configure_model()
     assert asked == [
-        (str(folder), config, 0.7, computed, True),
-        ("other", config, 0.7, computed, module.policy.layouts, True),
+        (str(folder), config, 0.7, computed, True, torch.device("cuda", 1)),
+        ("other", config, 0.7, computed, module.policy.layouts, True, torch.device("cuda", 1)),
         (module.policy, [None], "the mesh", config.sharding, gathered),
     ]
     module.configure_model()

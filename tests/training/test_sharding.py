@@ -29,6 +29,7 @@ from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.objective import AdvantageConfig, SurrogateConfig
 from lambda_grpo_pl.policy import LoraSettings, Policy, PolicyConfig, ShardingSettings, load_policy, load_reference
 from lambda_grpo_pl.training import sharding
+from lambda_grpo_pl.training.offload import OFFLOAD_BACKEND, check_offload
 from lambda_grpo_pl.training.optimization import clip_gradient
 from lambda_grpo_pl.training.sharding import (
     check_strategy,
@@ -156,6 +157,22 @@ def test_a_sharded_policy_is_evaluated_without_inference_mode(strategy: Strategy
     loops = {name: getattr(trainer, name) for name in names}
     prepare_strategy(SimpleNamespace(strategy=strategy, **loops))  # type: ignore[arg-type]
     assert [loop.inference_mode for loop in loops.values()] == [expected] * 3
+
+
+@pytest.mark.parametrize("backend", [None, "nccl", "cuda:nccl"])
+def test_offloaded_weights_need_ranks_that_exchange_them(backend: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The norm of their gradient is summed on the CPU, which NCCL does not do."""
+    offload, device = ShardingSettings(cpu_offload=True), torch.device("cuda", 0)
+    strategy = ModelParallelStrategy(process_group_backend=backend)
+    monkeypatch.setattr(ModelParallelStrategy, "root_device", property(lambda self: device))
+    with pytest.raises(UserError, match=rf"process_group_backend is {backend or 'nccl'}.*{OFFLOAD_BACKEND}"):
+        check_offload(offload, strategy)
+    check_offload(ShardingSettings(), strategy)
+    for good in (OFFLOAD_BACKEND, "gloo"):
+        check_offload(offload, ModelParallelStrategy(process_group_backend=good))
+    check_offload(offload, DDPStrategy())
+    device = torch.device("cpu")
+    check_offload(offload, strategy)
 
 
 def test_ranks_that_split_layers_are_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import lightning as L
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import RolloutBatch
@@ -53,6 +54,9 @@ class RewardCallback(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Raise `UserError` if `RolloutCallback` does not come first, or for a gold that a reward cannot judge."""
         engine(trainer)
+        if isinstance(getattr(trainer.strategy, "cluster_environment", None), LightningEnvironment):
+            # torchrun says in the environment how many ranks there are; SLURM and MPI bind each to cores of its own.
+            self.suites.divide(trainer.num_devices)
         if stage == "fit":
             self.suites.training.check_golds((row.where, row.example) for row in datamodule(trainer).read_rows())
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from lambda_grpo_pl.cli.checks import check_lengths, check_plan
+from lambda_grpo_pl.callbacks.agreement import check_agreement
+from lambda_grpo_pl.callbacks.one_step_off import check_correction
+from lambda_grpo_pl.cli.checks import check_lengths, check_plan, check_shares
 from lambda_grpo_pl.cli.explain import unwrap
 from lambda_grpo_pl.cli.main import BAD_SETTINGS, LambdaGRPOCLI, build
 from lambda_grpo_pl.cli.options import plan_parser
@@ -30,7 +32,9 @@ class PlanCLI(LambdaGRPOCLI):
     @override
     def before_instantiate_classes(self) -> None:
         """Refuse settings that cannot work together, whatever this machine has."""
-        check_plan(self.config[self.subcommand])
+        config = self.config[self.subcommand]
+        check_plan(config)
+        check_correction(config.one_step_off.enabled, config.model.objective.surrogate.is_correction)
 
     @override
     def _set_seed(self) -> None:
@@ -82,9 +86,13 @@ def report_on(config: Any, parts: Any, gpu_name: str | None, num_gpus: int | Non
     on_gpu = accelerator in ("gpu", "cuda") or (
         accelerator == "auto" and (gpu_name is not None or torch.cuda.is_available())
     )
+    check_agreement(parts.model, parts.data, parts.rollout.sampling)
     found = read_model_config(parts.model.policy_config)
     check_lengths(parts, getattr(found.config.get_text_config(), "max_position_embeddings", None))
     run = planned_run(config.trainer, parts, found.config, on_gpu, num_gpus)
+    check_shares(parts.data.batch_size, parts.model.updates, run.placement.world_size)
+    if run.engine is not None:
+        run.engine.check_gpu(on_gpu or torch.cuda.is_available())
     per_node = devices_per_node(config.trainer, num_gpus)
     gpu = _memory(gpu_name, on_gpu, per_node)
     report = make_report(run, plan_memory(run, gpu), gpu, found.source, per_node)

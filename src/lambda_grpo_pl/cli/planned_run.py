@@ -12,6 +12,7 @@ from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.planning.run import Placement, PlannedRun, SamplingRequest, Strategy
 from lambda_grpo_pl.sampling import installed_vllm
 from lambda_grpo_pl.training.module import LambdaGRPO
+from lambda_grpo_pl.training.offload import check_backend
 
 
 def sampling_requests(parts: Any, num_ranks: int) -> tuple[SamplingRequest, ...]:
@@ -33,7 +34,7 @@ def sampling_requests(parts: Any, num_ranks: int) -> tuple[SamplingRequest, ...]
 
 
 def planned_run(trainer: Any, parts: Any, model_config: Any, on_gpu: bool, num_devices: int | None) -> PlannedRun:
-    """Return the run that `plan` computes.
+    """Return the run that `plan` computes. Raises `UserError` for a placement in which it could not train.
 
     Args:
         trainer: Section of the parsed configuration.
@@ -45,6 +46,9 @@ def planned_run(trainer: Any, parts: Any, model_config: Any, on_gpu: bool, num_d
     module: LambdaGRPO = parts.model
     sharding = module.policy_config.sharding
     placement = read_placement(trainer, num_devices, sharding.replicas, sharding.cpu_offload)
+    if placement.strategy == "fsdp2" and on_gpu:
+        arguments = {} if isinstance(trainer.strategy, str) else trainer.strategy.get("init_args") or {}
+        check_backend(sharding, arguments.get("process_group_backend"))
     training, *evaluations = sampling_requests(parts, placement.world_size)
     surrogate = module.objective.surrogate
     name = parts.rollout.sampler_name

@@ -120,9 +120,10 @@ def _round_states(run: PlannedRun, plan: MemoryPlan, gpu: Gpu) -> Proposals:
 
 
 def _offload(run: PlannedRun, plan: MemoryPlan, gpu: Gpu) -> Proposals:
-    if run.placement.strategy == "fsdp2" and not run.placement.offload:
+    if run.placement.strategy == "fsdp2" and run.device == "gpu" and not run.placement.offload:
         yield (
-            "model.policy.sharding.cpu_offload: true (slow)",
+            "model.policy.sharding.cpu_offload: true, and trainer.strategy.init_args.process_group_backend: "
+            '"cpu:gloo,cuda:nccl", as in configs/strategy/cpu_offload.yaml (slow)',
             replace(run, placement=run.placement._replace(offload=True)),
         )
 

@@ -84,7 +84,7 @@ def _states(run: PlannedRun, size: ModelSize) -> Iterator[Part]:
         yield Part("gradients", 0, accumulated, gradients, "freed after each update")
         yield Part("optimizer states", moments, moments, moments, run.optimizer_states)
     if run.separate_reference:
-        reference = size.total * (2 if run.mixed_precision else 4) / shards
+        reference = _reference_bytes(run, size) / shards
         yield Part("reference weights", reference, reference, reference, where)
     if placement.strategy == "ddp" and not placement.bucket_views:
         buckets = 4 * size.trainable
@@ -112,10 +112,20 @@ def _validation_parts(run: PlannedRun, size: ModelSize, traced: PassMemory, shap
 
 
 def host_bytes_while_loading(run: PlannedRun, size: ModelSize, ranks_per_node: int) -> float:
-    """Host memory of one node while weights are loaded: FSDP2 reads a whole float32 copy in every process."""
+    """Host memory of the first node while weights are loaded under FSDP2; other strategies load onto the device.
+
+    The first rank reads policy and reference whole before it sends the others their shards. Those have no memory for
+    weights before they receive them, tensor by tensor, on the device; offloaded shards then go to host memory.
+    """
     if run.placement.strategy != "fsdp2":
         return 0.0
-    return 4.0 * size.total * ranks_per_node
+    shards = ranks_per_node * size.stored_bytes / run.placement.shards
+    return size.stored_bytes + _reference_bytes(run, size) + (shards if run.keeps_shards_on_host else 0.0)
+
+
+def _reference_bytes(run: PlannedRun, size: ModelSize) -> float:
+    """The frozen reference as a whole, if it is a model of its own."""
+    return float(size.total * (2 if run.mixed_precision else 4)) if run.separate_reference else 0.0
 
 
 def needs_bfloat16(run: PlannedRun) -> bool:

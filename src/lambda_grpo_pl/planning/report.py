@@ -41,7 +41,10 @@ def make_report(run: PlannedRun, plan: MemoryPlan, gpu: Gpu | None, source: str,
     notes = []
     host = host_bytes_while_loading(run, plan.size, ranks_per_node)
     if host:
-        notes.append(f"Loading takes {_gib(host)} GiB of host memory per node: each rank reads all weights first.")
+        shards = ", and every rank keeps its shards there" if run.keeps_shards_on_host else ""
+        notes.append(
+            f"Loading takes {_gib(host)} GiB of host memory on the first node: one rank reads all weights{shards}."
+        )
     if gpu is None and run.device == "gpu":
         notes.append("Add --gpu, such as --gpu h100, to see whether this fits.")
     return Report(run, plan, gpu, source, budget, changes, notes)

@@ -83,3 +83,8 @@ class PlannedRun:
     def token_budget(self) -> int:
         """Tokens of a micro-batch, as `LambdaGRPO.token_budget` chooses them."""
         return self.policy.tokens_per_micro_batch or (2048 if self.device == "cpu" else 16384)
+
+    @property
+    def keeps_shards_on_host(self) -> bool:
+        """Whether FSDP2's shards are in host memory: offloaded, or of a run on the CPU."""
+        return self.placement.strategy == "fsdp2" and (self.placement.offload or self.device == "cpu")

@@ -53,12 +53,14 @@ def load_policy(
     temperature: float = 1.0,
     compute_dtype: torch.dtype = torch.float32,
     read_weights: bool = True,
+    device: torch.device | None = None,
 ) -> Policy:
     """Load the trainable policy in train mode, without dropout, its attention packed where that is exact.
 
     Weights are float32. Under LoRA the frozen base is in `compute_dtype` (what autocast computes in) unless
     `config.lora.base_dtype` says otherwise. Without `read_weights` all tensors are on the CPU and hold nothing, which
     takes no memory before they are written: under FSDP2 a rank receives its shards of them (`broadcast_weights`).
+    `device` is where it will train, whose kernels are checked; None: where tensors are made by default.
 
     Raises `UserError` for a model whose log-probabilities would not be its own, or not in the layout asked for.
     """
@@ -67,7 +69,7 @@ def load_policy(
     dropouts = turn_off_dropout(model_config)
     if dropouts:
         log.warning("%s has dropout (%s): it is off while training.", config.path, ", ".join(dropouts))
-    exactness = find_exactness(model_config, config, torch.empty(0).device)
+    exactness = find_exactness(model_config, config, device or torch.empty(0).device)
     _check_packing(config, exactness)
     dtype = torch.float32 if config.lora is None else config.lora.resolve_base_dtype(compute_dtype)
     model = _load(path, config, model_config, exactness.attention, dtype, read_weights)
@@ -88,15 +90,16 @@ def load_reference(
     dtype: torch.dtype,
     layouts: tuple[Layout, ...] = (),
     read_weights: bool = True,
+    device: torch.device | None = None,
 ) -> Policy:
-    """Load the frozen reference model of the KL term, in eval mode, in `dtype`; `read_weights` as in `load_policy`.
+    """Load the frozen reference model of the KL term, in eval mode, in `dtype`; the rest is as in `load_policy`.
 
     Raises `UserError` if it cannot score exactly in each of the policy's `layouts`.
     """
     path, config = resolve_model_path(path), replace(config, lora=None)
     model_config = _read_config(path, config)
     turn_off_dropout(model_config)
-    exactness = find_exactness(model_config, config, torch.empty(0).device)
+    exactness = find_exactness(model_config, config, device or torch.empty(0).device)
     missing = [layout for layout in layouts if layout not in exactness.layouts]
     if missing and config.packing != "padded":
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lambda_grpo_pl.errors import UserError
@@ -73,8 +73,14 @@ class PoolConfig:
 
     @property
     def size(self) -> int:
-        """Number of worker processes on this machine."""
-        if self.num_workers is not None:
-            return self.num_workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(2, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        """Number of worker processes of this rank, which shares the machine's cores with as many as torchrun says."""
+        return self.num_workers or _share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+    def divide(self, num_ranks: int) -> PoolConfig:
+        """Return these settings for one of `num_ranks` ranks of this machine, which share its cores."""
+        return replace(self, num_workers=self.num_workers or _share_cores(num_ranks))
+
+
+def _share_cores(num_ranks: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(2, min(8, cores // num_ranks))

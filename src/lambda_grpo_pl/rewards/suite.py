@@ -81,6 +81,10 @@ class RewardSuite:
         isolated |= {number: verifier.judge for number, verifier in self._verifiers.items()}
         self._pool = VerifierPool(pool or PoolConfig(), isolated, [v.warm_up for v in self._verifiers.values()])
 
+    def use_pool(self, pool: PoolConfig) -> None:
+        """Take other settings for the isolated workers, before the first of them starts."""
+        self._pool.config = pool
+
     def score(
         self,
         completions: Sequence[str],

@@ -58,6 +58,12 @@ class RewardSuites:
         self._pool = pool
         self._others: dict[str, RewardSuite] = {}
 
+    def divide(self, num_ranks: int) -> None:
+        """Let the workers of `num_ranks` ranks of this machine share its cores; call it before anything is scored."""
+        self._pool = self._pool.divide(num_ranks)
+        for suite in (self.training, *self._others.values()):
+            suite.use_pool(self._pool)
+
     def find(self, specs: Sequence[RewardSpec]) -> RewardSuite:
         """Return the suite of these rewards; an empty list means the training rewards."""
         if not specs:

@@ -14,13 +14,13 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.optim import Optimizer
 from typing_extensions import override
 
 from lambda_grpo_pl.batch import Groups, RolloutBatch
 from lambda_grpo_pl.objective import LengthPreference, LensConfig, PreferenceConfig
 from lambda_grpo_pl.policy import Policy, PolicyConfig, Reference, check_checkpoint, load_policy, load_reference
 from lambda_grpo_pl.training.config import ObjectiveConfig, OptimizerConfig, UpdateConfig, check_precision, name_method
+from lambda_grpo_pl.training.offload import check_offload
 from lambda_grpo_pl.training.optimization import ascend, clip_gradient, make_optimizer, make_scheduler
 from lambda_grpo_pl.training.placebo import LambdaPath
 from lambda_grpo_pl.training.rehearsal import rehearse_update
@@ -88,6 +88,7 @@ class LambdaGRPO(L.LightningModule):
         """Refuse what cannot be trained before any weight is loaded."""
         check_precision(self.trainer.precision)
         prepare_strategy(self.trainer)
+        check_offload(self.policy_config.sharding, self.trainer.strategy)
         check_checkpoint(self.policy_config.path, self.policy_config)
         if stage == "fit" and self.preference.config.placebo is not None:
             self._path = LambdaPath(self.preference.config.placebo)
@@ -101,10 +102,11 @@ class LambdaGRPO(L.LightningModule):
             return
         dtype = torch.bfloat16 if "bf16" in self.trainer.precision else torch.float32
         reads = self.device_mesh is None or self.global_rank == 0  # FSDP2's other ranks receive their shards
-        self.policy = load_policy(config.path, config, self.temperature, dtype, reads)
+        place = reads, self.trainer.strategy.root_device
+        self.policy = load_policy(config.path, config, self.temperature, dtype, *place)
         if self.objective.surrogate.kl_coef > 0 and config.lora is None:
             path = config.reference_path or config.path
-            self._reference = [load_reference(path, config, self.temperature, dtype, self.policy.layouts, reads)]
+            self._reference = [load_reference(path, config, self.temperature, dtype, self.policy.layouts, *place)]
         elif self.objective.surrogate.kl_coef > 0:
             self._reference = [self.policy.without_adapters()]
         if self.device_mesh is not None:
@@ -118,12 +120,11 @@ class LambdaGRPO(L.LightningModule):
         scheduler = make_scheduler(policy, self.trainer.max_steps, self.optimizer_config)
         optimizers: list[dict[str, Any]] = [{"optimizer": policy, "lr_scheduler": scheduler}]
         if self.preference.config.has_gradient:
-            optimizers.append(
-                {"optimizer": torch.optim.SGD(self.preference.parameters(), lr=self.preference.config.lr)}
-            )
+            sgd = torch.optim.SGD(self.preference.parameters(), lr=self.preference.config.lr)
+            optimizers.append({"optimizer": sgd})
         return optimizers
 
-    def _optimizers(self) -> tuple[Any, Optimizer | None]:
+    def _optimizers(self) -> tuple[Any, torch.optim.Optimizer | None]:
         """The policy's, whose steps `global_step` counts, and λ's without Lightning's wrapper, so that its do not."""
         counted, bare = self.optimizers(), self.optimizers(use_pl_optimizer=False)
         return (counted[0], bare[1]) if isinstance(counted, list) and isinstance(bare, list) else (counted, None)
@@ -139,8 +140,7 @@ class LambdaGRPO(L.LightningModule):
         """Make all updates of a rollout; returns the last f as `weights` of `rows`, `metrics`, `Rollout.describe`."""
         self.updates.check(batch.num_prompts)
         passes, advantage = self._passes(), self.objective.advantage
-        needs_old = self.updates.per_rollout > 1
-        rollout = prepare_rollout(self.policy, self._reference, batch, advantage, passes, needs_old)
+        rollout = prepare_rollout(self.policy, self._reference, batch, advantage, passes, self.updates.per_rollout > 1)
         validation = None
         if batch.heldout is not None:
             validation = prepare_validation(self.policy, self._reference, rollout, batch.heldout, advantage, passes)

@@ -58,8 +58,7 @@ class VllmEngine:
             UserError: If vLLM is absent or out of range, or cannot run this model on this device.
         """
         _require_supported_heads(config)
-        if settings.sleep and not torch.cuda.is_available():
-            raise UserError("rollout.engine.sleep is true, but there is no GPU: set it to false.")
+        settings.check_gpu(torch.cuda.is_available())
         self.stop_token_ids = list(stop_token_ids)
         self.max_model_len = settings.context_length(context_length, config.max_position_embeddings)
         self._sleeps, self._awake = settings.sleep, True

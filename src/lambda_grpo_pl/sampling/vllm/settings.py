@@ -53,6 +53,11 @@ class VllmSettings:
         if self.max_num_seqs < 1:
             raise UserError(f"rollout.engine.max_num_seqs is {self.max_num_seqs}: set it to 1 or more.")
 
+    def check_gpu(self, is_there: bool) -> None:
+        """Refuse what only a GPU can do where there is none. Raises `UserError`."""
+        if self.sleep and not is_there:
+            raise UserError("rollout.engine.sleep is true, but there is no GPU: set it to false.")
+
     @property
     def torch_dtype(self) -> torch.dtype:
         """The type the engine computes in on this machine."""
