@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.lab.experiments import lens_report
+from benchmarks.lab.experiments.model_results import OUTCOMES
 from benchmarks.lab.simulator.arms import find_arm
 
 EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence.md"
@@ -103,7 +104,7 @@ def _show_finding(found: Mapping[str, Any] | None) -> str:
 
 
 def show_model_scores(summary: Mapping[str, Any]) -> str:
-    """Return the language model's mean scores at the end and over the run, with the factor of the learning rate."""
+    """Return the language model's mean scores in each outcome, with the factor of the learning rate."""
     regimes = summary["regimes"].values()
     names = list(dict.fromkeys(name for each in regimes for name in each["methods"]))
     rows = [[f"`{name}`", *(_show_method(each["methods"].get(name)) for each in regimes)] for name in names]
@@ -113,8 +114,8 @@ def show_model_scores(summary: Mapping[str, Any]) -> str:
 def _show_method(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return ""
-    end, over_the_run = (100 * fmean(found[outcome]) for outcome in ("end", "over_the_run"))
-    return f"{end:.1f} / {over_the_run:.1f} (× {found['factor']:g})"
+    scores = " / ".join(f"{100 * fmean(found[outcome]):.1f}" for outcome in OUTCOMES)
+    return f"{scores} (× {found['factor']:g})"
 
 
 def show_model_contrasts(outcome: str) -> Show:
@@ -152,6 +153,7 @@ TABLES: dict[str, dict[str, Show]] = {
         "model-scores": show_model_scores,
         "model-end": show_model_contrasts("end"),
         "model-over-the-run": show_model_contrasts("over_the_run"),
+        "model-equal-tokens": show_model_contrasts("equal_tokens"),
     },
     "lens": {"lens": show_lens, "lens-scores": show_lens_scores},
 }

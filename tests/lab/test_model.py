@@ -7,10 +7,12 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.lab.experiments import model, model_results
 from benchmarks.lab.experiments.model import DONE, Run
+from benchmarks.lab.experiments.model_results import Trained, average_over_tokens
 from benchmarks.lab.export import export_results
 from benchmarks.lab.regimes import REGIMES
 
@@ -48,6 +50,14 @@ def test_power_is_said_from_the_tuning_seeds(tmp_path: Path, monkeypatch: pytest
     sentences = model.describe_powers("ledger", dict.fromkeys(model.METHODS, 8.0), tmp_path, 10)
     assert sentences[0].startswith("ledger, grpo − dapo: the paired difference varies by 1.0 points")
     assert sentences[1] == "ledger, lambda − dapo: the tuning seeds do not differ."
+
+
+def test_scores_at_equal_tokens_stop_where_the_budget_ends() -> None:
+    """Short responses leave room for more updates; the update that the budget cuts counts in part."""
+    curves, lengths = np.array([[0.0, 0.5, 1.0], [0.2, 0.4, 0.6]]), np.array([[10.0, 10.0, 10.0], [40.0, 20.0, 5.0]])
+    trained = Trained(1.0, np.zeros((2, 4)), curves, lengths, [])
+    assert average_over_tokens(trained, 25.0) == pytest.approx([(0.0 * 10 + 0.5 * 10 + 1.0 * 5) / 25, 0.2])
+    assert average_over_tokens(trained, 65.0)[1] == pytest.approx((0.2 * 40 + 0.4 * 20 + 0.6 * 5) / 65)
 
 
 @pytest.mark.slow

@@ -107,18 +107,25 @@ def test_tables_of_another_experiment_stay_as_they_are() -> None:
 
 def test_the_language_models_tables_have_a_column_for_each_regime() -> None:
     finding = {"arm": "grpo", "baseline": "dapo", "difference": -0.01, "low": -0.02, "high": -0.001}
-    methods = {name: {"factor": 8.0, "end": [0.9, 0.7], "over_the_run": [0.5, 0.6]} for name in ("grpo", "dapo")}
+    methods = {
+        name: {"factor": 8.0, "end": [0.9, 0.7], "over_the_run": [0.5, 0.6], "equal_tokens": [0.4]}
+        for name in ("grpo", "dapo")
+    }
     findings = {"end": [finding | {"verdict": "worse"}], "over_the_run": [finding | {"verdict": "undecided"}]}
+    findings["equal_tokens"] = findings["end"]
     summary = {
         "regimes": {
             "ledger": {"methods": methods, "findings": findings},
-            "switch": {"methods": {"dapo": methods["dapo"]}, "findings": {"end": [], "over_the_run": []}},
+            "switch": {
+                "methods": {"dapo": methods["dapo"]},
+                "findings": {"end": [], "over_the_run": [], "equal_tokens": []},
+            },
         }
     }
-    names = ("model-scores", "model-end", "model-over-the-run")
+    names = ("model-scores", "model-end", "model-over-the-run", "model-equal-tokens")
     page = refresh("".join(f"<!-- table: {name} --><!-- end -->" for name in names), summary, "model")
-    assert "| `grpo` | 80.0 / 55.0 (× 8) |  |" in page
-    assert "| `dapo` | 80.0 / 55.0 (× 8) | 80.0 / 55.0 (× 8) |" in page
+    assert "| `grpo` | 80.0 / 55.0 / 40.0 (× 8) |  |" in page
+    assert "| `dapo` | 80.0 / 55.0 / 40.0 (× 8) | 80.0 / 55.0 / 40.0 (× 8) |" in page
     assert "| `grpo` − `dapo` | **-1.0 [-2.0, -0.1]** |  |" in page
     assert "| `grpo` − `dapo` | -1.0 [-2.0, -0.1] |  |" in page
 

@@ -18,7 +18,11 @@ from benchmarks.lab.report.figures import bands, draw, save
 from benchmarks.lab.report.page import Section
 from benchmarks.lab.statistics import find_contrasts
 
-OUTCOMES = {"end": "after the last update, on held-out questions", "over_the_run": "mean of all updates' responses"}
+OUTCOMES = {
+    "end": "after the last update, on held-out questions",
+    "over_the_run": "mean of all updates' responses",
+    "equal_tokens": "mean over as many sampled tokens as the regime's shortest run has",
+}
 """Outcome → what it is."""
 
 
@@ -32,6 +36,8 @@ class Trained:
     """[seeds, questions] of the last evaluation."""
     curves: NDArray[np.float64]
     """[seeds, updates] of the training responses."""
+    lengths: NDArray[np.float64]
+    """[seeds, updates] their mean length; all updates have equally many."""
     measured: list[Measured]
 
 
@@ -75,29 +81,46 @@ def read_method(runs_of_method: Sequence[Run], runs: Path) -> Trained:
         factor=runs_of_method[0].factor,
         scores=np.stack([read_scores(run, runs) for run in runs_of_method]),
         curves=np.stack([find_curve(run.regime, each) for run, each in zip(runs_of_method, rows, strict=True)]),
+        lengths=np.array([[row["response/length"] for row in each] for each in rows]),
         measured=[measure(each) for each in rows],
     )
 
 
 def summarize_regime(regime: str, methods: Methods) -> dict[str, Any]:
-    """Return a regime's methods and its contrasts in both outcomes."""
-    scores = {method: each.scores for method, each in methods.items()}
-    over_the_run = {method: each.curves.mean(axis=1) for method, each in methods.items()}
+    """Return a regime's methods and its contrasts in every outcome."""
+    budget = min(float(each.lengths.sum(axis=1).min()) for each in methods.values())
     outcomes = {
-        method: {
-            "end": scores[method].mean(axis=1).round(5).tolist(),
-            "over_the_run": over_the_run[method].round(5).tolist(),
-        }
-        for method in methods
+        "end": {method: each.scores for method, each in methods.items()},
+        "over_the_run": {method: each.curves.mean(axis=1) for method, each in methods.items()},
+        "equal_tokens": {method: average_over_tokens(each, budget) for method, each in methods.items()},
     }
     return {
         "about": REGIMES[regime].about,
-        "methods": {method: describe_method(each) | outcomes[method] for method, each in methods.items()},
+        "methods": {
+            method: describe_method(each)
+            | {name: _mean_of_seeds(values[method]).round(5).tolist() for name, values in outcomes.items()}
+            for method, each in methods.items()
+        },
         "findings": {
-            "end": [each.as_json() for each in find_contrasts(regime, MODEL, scores)],
-            "over_the_run": [each.as_json() for each in find_contrasts(regime, MODEL, over_the_run)],
+            name: [each.as_json() for each in find_contrasts(regime, MODEL, values)]
+            for name, values in outcomes.items()
         },
     }
+
+
+def average_over_tokens(trained: Trained, budget: float) -> NDArray[np.float64]:
+    """Return each seed's mean score over the first tokens that it sampled, [seeds].
+
+    `budget` is their number over that of an update's responses, in the unit of `Trained.lengths`.
+    """
+    before = trained.lengths.cumsum(axis=1) - trained.lengths
+    share = np.clip(budget - before, 0.0, trained.lengths)
+    return np.asarray((share * trained.curves).sum(axis=1) / share.sum(axis=1))
+
+
+def _mean_of_seeds(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return one number a seed from [seeds] or [seeds, questions]."""
+    return values if values.ndim == 1 else np.asarray(values.mean(axis=1))
 
 
 def describe_method(trained: Trained) -> dict[str, float]:
@@ -131,7 +154,16 @@ def _show_regime(regime: str, summary: Mapping[str, Any], num_seeds: int) -> Sec
         ]
         for method, row in summary["methods"].items()
     ]  # fmt: skip
-    header = ["method", "rate ×", "at the end", "over the run", "corr(ℓ, A)", "CV", "truncated at the end"]
+    header = [
+        "method",
+        "rate ×",
+        "at the end",
+        "over the run",
+        "at equal tokens",
+        "corr(ℓ, A)",
+        "CV",
+        "truncated at the end",
+    ]
     section.add_table(header, rows, f"Scores in {regime}, in points")
     for outcome, meaning in OUTCOMES.items():
         rows = [
