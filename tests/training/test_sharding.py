@@ -155,7 +155,7 @@ def test_a_sharded_policy_is_evaluated_without_inference_mode(strategy: Strategy
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     names = ("validate_loop", "test_loop", "predict_loop")
     loops = {name: getattr(trainer, name) for name in names}
-    prepare_strategy(SimpleNamespace(strategy=strategy, **loops))  # type: ignore[arg-type]
+    prepare_strategy(SimpleNamespace(strategy=strategy, world_size=1, **loops))  # type: ignore[arg-type]
     assert [loop.inference_mode for loop in loops.values()] == [expected] * 3
 
 

@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.policy import Policy, Reference, ShardingSettings
+from lambda_grpo_pl.training.leaving import leave_calmly
 
 DERIVED = (DeepSpeedStrategy, XLAStrategy, SingleDeviceXLAStrategy)
 """Lightning derives these from supported strategies, but they exchange or clip gradients in their own ways."""
@@ -41,12 +42,14 @@ def check_strategy(strategy: Strategy) -> None:
 
 
 def prepare_strategy(trainer: Trainer) -> None:
-    """Check the trainer's strategy, and let it evaluate a sharded policy under `no_grad`. Raises `UserError`.
+    """Check the trainer's strategy, let its ranks exit calmly and evaluate sharded policies. Raises `UserError`.
 
     FSDP2 keeps the parameters that it gathers. Those of a `trainer.validate` would be inference tensors, which a fit
-    that follows in the same process cannot write to.
+    that follows in the same process cannot write to, so evaluation runs under `no_grad` instead.
     """
     check_strategy(trainer.strategy)
+    if trainer.world_size > 1:
+        leave_calmly()
     if isinstance(trainer.strategy, ModelParallelStrategy):
         for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
             loop.inference_mode = False
