@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 from lambda_grpo_pl.sampling.server.addresses import free_port
+from lambda_grpo_pl.training.leaving import leave_calmly
 
 
 def run_on_two_ranks(work: Callable[..., None], *arguments: object) -> None:
@@ -22,5 +23,6 @@ def _run_on_rank(rank: int, port: int, work: Callable[..., None], arguments: tup
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
+    leave_calmly()
     work(rank, *arguments)
     dist.destroy_process_group()

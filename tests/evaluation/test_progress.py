@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.progress import ResumableSet, set_aside_other_weights, weights_digest
 from lambda_grpo_pl.evaluation.records import EvaluationSetup, QuestionRecord, read_setup
+from tests.ranks import run_on_two_ranks
 
 SETUP = EvaluationSetup(benchmark="marbles", template="plain", reward="math", policy="step 1", seed=1)
 ASKED = [{"id": f"marbles-{i}", "index": i, "prompt": "3+4?", "answer": "7"} for i in range(3)]
@@ -72,15 +71,13 @@ def test_questions_that_share_an_id_are_refused(tmp_path):
 
 def find_on_rank(rank, folder):
     """Rank 1 is on a node that does not see the folder."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     resumed = ResumableSet(folder if rank == 0 else folder / "elsewhere", SETUP, ASKED)
     resumed.read_found()
     (folder / f"{rank}.txt").write_text(" ".join(resumed.found))
-    dist.destroy_process_group()
 
 
 def test_ranks_agree_on_what_is_answered_even_without_a_shared_filesystem(answered):
-    mp.spawn(find_on_rank, (answered,), nprocs=2)
+    run_on_two_ranks(find_on_rank, answered)
     assert [(answered / f"{rank}.txt").read_text() for rank in range(2)] == ["marbles-0 marbles-1"] * 2
 
 

@@ -9,12 +9,12 @@ import sys
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torchmetrics import Metric
 
 from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.collection import BenchmarkScores
 from lambda_grpo_pl.evaluation.scores import QuestionScores, QuestionTable, answer_classes, default_ks, summarize
+from tests.ranks import run_on_two_ranks
 
 
 def question(index, correct, extracted=None, lengths=None, truncated=None, status=None, scores=None):
@@ -112,7 +112,6 @@ def many():
 
 
 def run_rank(rank, shares, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     questions = many()
     results = {}
     for name, share in shares.items():
@@ -120,7 +119,6 @@ def run_rank(rank, shares, folder):
         metric.update([questions[i] for i in share[rank]])
         results[name] = metric.compute()
     (folder / f"{rank}.json").write_text(json.dumps(results))
-    dist.destroy_process_group()
 
 
 def test_two_ranks_give_the_numbers_of_one(tmp_path):
@@ -131,7 +129,7 @@ def test_two_ranks_give_the_numbers_of_one(tmp_path):
         "empty": (list(range(11)), []),
     }
     whole = scalars(BenchmarkScores(3), many())
-    mp.spawn(run_rank, (shares, tmp_path), nprocs=2)
+    run_on_two_ranks(run_rank, shares, tmp_path)
     for rank in range(2):
         results = json.loads((tmp_path / f"{rank}.json").read_text())
         assert results == dict.fromkeys(shares, whole)
