@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     built_on = "the --seeds of the simulate run that is built on"
     parser.add_argument("--simulated-seeds", type=int, default=NUM_SEEDS["simulate"], help=built_on)
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=list(REGIMES), help="of `model`; default: all")
+    parser.add_argument("--others", action="store_true", help="of `model`: after it, the methods that it leaves out")
     parser.add_argument("--export", action="store_true", help="also write benchmarks/results/lab, which is committed")
     parser.add_argument("--runs", type=Path, default=Path("runs/lab"), help="folder of all results")
     arguments = parser.parse_args(argv)
@@ -148,7 +149,8 @@ def _run_model(arguments: argparse.Namespace) -> None:
     if arguments.experiment == "quick":
         model.run_quick(folder, num_seeds, arguments.jobs)
     else:
-        model.run_model(folder, num_seeds, arguments.jobs, arguments.regimes)
+        run = model.run_others if arguments.others else model.run_model
+        run(folder, num_seeds, arguments.jobs, arguments.regimes)
 
 
 def _show_model(name: str, arguments: argparse.Namespace) -> list[Section]:

@@ -78,6 +78,20 @@ MODEL: tuple[Contrast, ...] = (
 )
 """The language model's contrasts, in every regime."""
 
+MODEL_OTHERS: tuple[Contrast, ...] = (
+    *(
+        Contrast("balanced_correlation", other, "Is the balanced correlation rule better than it?")
+        for other in (
+            "prompt_mean", "delta_l", "balanced", "gspo", "luspo", "dapo_full", "power_-1.5", "power_-1", "power_-0.5",
+            "power_+0.5", "linear", "relative_power", "lambda_contextual", "lambda_validation",
+        )
+    ),
+    Contrast("lambda_validation", "lambda", "Does held-out data teach λ something?"),
+    Contrast("placebo", "correlation", "Does λ's path hold anything about its own run?"),
+    Contrast("gspo", "grpo", "Does the ratio of a sequence differ from a token's, with one update per rollout?"),
+)  # fmt: skip
+"""The language model's other methods, adjusted together and apart from `MODEL`."""
+
 REGIMES: tuple[str, ...] = (
     "stuck", "failfast", "hazard", "lost", "noise", "early", "cliff", "think", "mixture", "equal", "shuffled",
 )  # fmt: skip

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.lab.contrasts import MODEL, MODEL_OTHERS
 from benchmarks.lab.experiments import model, model_results
 from benchmarks.lab.experiments.model import DONE, Run
+from benchmarks.lab.experiments.model_methods import find_overlay, list_options
 from benchmarks.lab.experiments.model_results import Trained, average_over_tokens
 from benchmarks.lab.export import export_results
 from benchmarks.lab.regimes import REGIMES
@@ -47,7 +49,7 @@ def test_a_rate_beside_one_that_fails_is_not_chosen(tmp_path: Path, monkeypatch:
 
 def test_power_is_said_from_the_tuning_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "read_over_the_run", lambda run, runs: 0.01 * run.seed * (run.method == "grpo"))
-    sentences = model.describe_powers("ledger", dict.fromkeys(model.METHODS, 8.0), tmp_path, 10)
+    sentences = model.describe_powers("ledger", MODEL, dict.fromkeys(model.METHODS, 8.0), tmp_path, 10)
     assert sentences[0].startswith("ledger, grpo − dapo: the paired difference varies by 1.0 points")
     assert sentences[1] == "ledger, lambda − dapo: the tuning seeds do not differ."
 
@@ -58,6 +60,22 @@ def test_scores_at_equal_tokens_stop_where_the_budget_ends() -> None:
     trained = Trained(1.0, np.zeros((2, 4)), curves, lengths, [])
     assert average_over_tokens(trained, 25.0) == pytest.approx([(0.0 * 10 + 0.5 * 10 + 1.0 * 5) / 25, 0.2])
     assert average_over_tokens(trained, 65.0)[1] == pytest.approx((0.2 * 40 + 0.4 * 20 + 0.6 * 5) / 65)
+
+
+def test_every_method_has_an_overlay_and_every_contrast_its_methods() -> None:
+    methods = (*model.METHODS, *model.OTHERS)
+    found = {find_overlay(method) for method in methods}
+    assert found <= {path.stem for path in (Path(__file__).parents[2] / "configs/preference").glob("*.yaml")}
+    assert {name for arm, baseline, _ in (*MODEL, *MODEL_OTHERS) for name in (arm, baseline)} <= set(methods)
+    assert list_options("power_-0.5", "builtin:ledger") == ["--model.preference.init", "-0.5"]
+
+
+def test_a_placebo_has_the_path_of_the_seed_beside_its_own(tmp_path: Path) -> None:
+    (tmp_path / "switch").mkdir()
+    (tmp_path / "switch" / "factors.json").write_text('{"correlation": 32.0}', encoding="utf-8")
+    for seed, donor in ((0, 1), (1, 0), (9, 8), (1001, 1002), (1003, 1002)):
+        _, path = model.lend_path(Run(regime="switch", method="placebo", seed=seed, factor=8.0), tmp_path)
+        assert path == str(tmp_path / f"switch/correlation/x32/seed{donor}/csv/metrics.csv")
 
 
 @pytest.mark.slow

@@ -22,18 +22,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.lab.contrasts import MODEL
+from benchmarks.lab.contrasts import MODEL, MODEL_OTHERS, Contrast
+from benchmarks.lab.experiments.model_methods import METHODS, OTHERS, find_overlay, list_options
 from benchmarks.lab.gate import read_metrics
 from benchmarks.lab.regimes import REGIMES
 from benchmarks.lab.statistics import describe_power, smooth
 from benchmarks.lab.store import describe_origin, write_json
 from lambda_grpo_pl.evaluation.runs import read_run
 
-METHODS = ("dapo", "grpo", "dr_grpo", "lambda", "correlation", "balanced_correlation")
 QUICK_METHODS = ("dapo", "grpo", "lambda", "correlation")
 QUICK_REGIMES = ("ledger", "fail-fast")
 GRID = (2.0, 4.0, 8.0, 16.0, 32.0)
 """Learning rates that `model` tries, times the regime's."""
+OTHERS_GRID = (8.0, 16.0, 32.0, 64.0)
+"""The same for the other methods, around what the first ones chose."""
 MOST_EXTENSIONS = 4
 TUNING_SEEDS = (1001, 1002, 1003)
 DONE = "done.json"
@@ -71,7 +73,11 @@ def train(run: Run, runs: Path) -> str:
     folder, regime, started = run.find_folder(runs), REGIMES[run.regime], time.perf_counter()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    arguments = regime.arguments(run.method, folder.resolve(), run.seed, regime.learning_rate * run.factor)
+    overlay, rate = find_overlay(run.method), regime.learning_rate * run.factor
+    arguments = regime.arguments(overlay, folder.resolve(), run.seed, rate)
+    if run.method == "placebo":
+        arguments += lend_path(run, runs)
+    arguments += list_options(run.method, regime.task)
     process = WARM.Process(target=_fit, args=(arguments, folder / "log.txt"))
     process.start()
     process.join()
@@ -138,12 +144,20 @@ def list_runs(regimes: Sequence[str], factors: dict[str, float], seeds: Sequence
     ]
 
 
+def lend_path(run: Run, runs: Path) -> list[str]:
+    """Return the arguments that give a placebo the λ of the correlation rule's run with the seed beside its own."""
+    beside = run.seed + 1 if run.seed in (0, TUNING_SEEDS[0]) else run.seed - 1
+    factor = read_factors(runs, run.regime)["correlation"]
+    donor = replace(run, method="correlation", seed=beside, factor=factor).find_folder(runs)
+    return ["--model.preference.placebo", str((donor / "csv/metrics.csv").resolve())]
+
+
 def tune(regime: str, method: str, runs: Path, jobs: int) -> float:
     """Return the factor with the best score over the run on the tuning seeds, averaged with those of its neighbors.
 
     The grid grows until the best is inside. A factor without a neighbor on each side is not chosen.
     """
-    factors = list(GRID)
+    factors = list(GRID if method in METHODS else OTHERS_GRID)
     for _ in range(MOST_EXTENSIONS):
         wanted = [
             Run(regime=regime, method=method, seed=seed, factor=each) for each in factors for seed in TUNING_SEEDS
@@ -168,28 +182,47 @@ def read_over_the_run(run: Run, runs: Path) -> float:
 
 def run_model(runs: Path, num_seeds: int, jobs: int, regimes: Sequence[str]) -> None:
     """Tune every method in each of the regimes, say what the reported seeds can show, and train them."""
+    _run_methods(METHODS, MODEL, runs, num_seeds, jobs, regimes)
+
+
+def run_others(runs: Path, num_seeds: int, jobs: int, regimes: Sequence[str]) -> None:
+    """Do the same with the methods that `run_model`, which comes first, leaves out."""
+    _run_methods(OTHERS, MODEL_OTHERS, runs, num_seeds, jobs, regimes)
+
+
+def _run_methods(
+    methods: Sequence[str], contrasts: Sequence[Contrast], runs: Path, num_seeds: int, jobs: int, regimes: Sequence[str]
+) -> None:
     for regime in regimes:
-        factors = {method: tune(regime, method, runs, jobs) for method in METHODS}
-        write_json(runs / regime / "factors.json", factors)
-        for sentence in describe_powers(regime, factors, runs, num_seeds):
+        tuned = {method: tune(regime, method, runs, jobs) for method in methods}
+        write_json(runs / regime / "factors.json", _read_tuned(runs, regime) | tuned)
+        for sentence in describe_powers(regime, contrasts, read_factors(runs, regime), runs, num_seeds):
             print(sentence, flush=True)
-        run_missing(list_runs([regime], factors, range(num_seeds)), runs, jobs)
+        run_missing(list_runs([regime], tuned, range(num_seeds)), runs, jobs)
 
 
-def describe_powers(regime: str, factors: dict[str, float], runs: Path, num_seeds: int) -> list[str]:
+def describe_powers(
+    regime: str, contrasts: Sequence[Contrast], factors: Mapping[str, float], runs: Path, num_seeds: int
+) -> list[str]:
     """Return for each contrast what the reported seeds can show, from the tuning seeds alone."""
+    methods = dict.fromkeys(method for arm, baseline, _ in contrasts for method in (arm, baseline))
     tuned = {
         run.method: np.array([read_over_the_run(replace(run, seed=seed), runs) for seed in TUNING_SEEDS])
-        for run in list_runs([regime], factors, TUNING_SEEDS[:1])
+        for run in list_runs([regime], {method: factors[method] for method in methods}, TUNING_SEEDS[:1])
     }
     return [
         describe_power(f"{regime}, {arm} − {baseline}", float((tuned[arm] - tuned[baseline]).std(ddof=1)), num_seeds)
-        for arm, baseline, _ in MODEL
+        for arm, baseline, _ in contrasts
     ]
 
 
 def read_factors(runs: Path, regime: str) -> dict[str, float]:
     """Return the tuned factors, or 1 for all methods before tuning."""
+    found = _read_tuned(runs, regime)
+    return {method: found.get(method, 1.0) for method in (*METHODS, *OTHERS)}
+
+
+def _read_tuned(runs: Path, regime: str) -> dict[str, float]:
     path = runs / regime / "factors.json"
     found: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {method: found.get(method, 1.0) for method in METHODS}
+    return found
