@@ -17,7 +17,7 @@ from benchmarks.lab.experiments import (
     lens,
     lens_report,
     model,
-    model_results,
+    model_report,
     overhead,
     pareto,
     robustness,
@@ -156,7 +156,7 @@ def _run_model(arguments: argparse.Namespace) -> None:
 def _show_model(name: str, arguments: argparse.Namespace) -> list[Section]:
     num_seeds = _count_seeds(name, arguments)
     command = f"python -m benchmarks.lab {name} --seeds {num_seeds}"
-    return model_results.build_sections(arguments.runs / name, num_seeds, _pictures(arguments), command)
+    return model_report.build_sections(arguments.runs / name, num_seeds, _pictures(arguments), command)
 
 
 def _run_lens(arguments: argparse.Namespace) -> None:

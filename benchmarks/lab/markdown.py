@@ -105,16 +105,28 @@ def _show_finding(found: Mapping[str, Any] | None) -> str:
 
 def show_model_scores(summary: Mapping[str, Any]) -> str:
     """Return the language model's mean scores in each outcome, with the factor of the learning rate."""
-    regimes = summary["regimes"].values()
-    names = list(dict.fromkeys(name for each in regimes for name in each["methods"]))
-    rows = [[f"`{name}`", *(_show_method(each["methods"].get(name)) for each in regimes)] for name in names]
-    return tabulate(["method", *summary["regimes"]], rows)
+    return _tabulate_methods(summary["regimes"])
+
+
+def show_other_scores(summary: Mapping[str, Any]) -> str:
+    """Return the same of the methods that only some regimes have, with those that they are compared to."""
+    return _tabulate_methods(_find_others(summary))
+
+
+def _find_others(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {regime: each["others"] for regime, each in summary["regimes"].items() if "others" in each}
+
+
+def _tabulate_methods(regimes: Mapping[str, Any]) -> str:
+    names = list(dict.fromkeys(name for each in regimes.values() for name in each["methods"]))
+    rows = [[f"`{name}`", *(_show_method(each["methods"].get(name)) for each in regimes.values())] for name in names]
+    return tabulate(["method", *regimes], rows)
 
 
 def _show_method(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return ""
-    scores = " / ".join(f"{100 * fmean(found[outcome]):.1f}" for outcome in OUTCOMES)
+    scores = " / ".join(f"{100 * fmean(found[outcome]):.1f}" if outcome in found else "–" for outcome in OUTCOMES)
     return f"{scores} (× {found['factor']:g})"
 
 
@@ -122,10 +134,22 @@ def show_model_contrasts(outcome: str) -> Show:
     """Return what writes the language model's declared contrasts in one outcome."""
 
     def show(summary: Mapping[str, Any]) -> str:
-        found = [each["findings"][outcome] for each in summary["regimes"].values()]
-        return _tabulate_contrasts(summary["regimes"], found, "`{}`".format)
+        return _tabulate_findings(summary["regimes"], outcome)
 
     return show
+
+
+def show_other_contrasts(outcome: str) -> Show:
+    """Return what writes the other methods' declared contrasts in one outcome."""
+
+    def show(summary: Mapping[str, Any]) -> str:
+        return _tabulate_findings(_find_others(summary), outcome)
+
+    return show
+
+
+def _tabulate_findings(regimes: Mapping[str, Any], outcome: str) -> str:
+    return _tabulate_contrasts(regimes, [each["findings"][outcome] for each in regimes.values()], "`{}`".format)
 
 
 def show_lens(summary: Mapping[str, Any]) -> str:
@@ -154,6 +178,9 @@ TABLES: dict[str, dict[str, Show]] = {
         "model-end": show_model_contrasts("end"),
         "model-over-the-run": show_model_contrasts("over_the_run"),
         "model-equal-tokens": show_model_contrasts("equal_tokens"),
+        "model-others": show_other_scores,
+        "model-others-over-the-run": show_other_contrasts("over_the_run"),
+        "model-others-equal-tokens": show_other_contrasts("equal_tokens"),
     },
     "lens": {"lens": show_lens, "lens-scores": show_lens_scores},
 }

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.lab import markdown
 from benchmarks.lab.contrasts import MODEL, MODEL_OTHERS
-from benchmarks.lab.experiments import model, model_results
+from benchmarks.lab.experiments import model, model_report, model_results
 from benchmarks.lab.experiments.model import DONE, Run
 from benchmarks.lab.experiments.model_methods import find_overlay, list_options
 from benchmarks.lab.experiments.model_results import Trained, average_over_tokens
 from benchmarks.lab.export import export_results
+from benchmarks.lab.gate import Measured
 from benchmarks.lab.regimes import REGIMES
 
 
@@ -78,11 +80,33 @@ def test_a_placebo_has_the_path_of_the_seed_beside_its_own(tmp_path: Path) -> No
         assert path == str(tmp_path / f"switch/correlation/x32/seed{donor}/csv/metrics.csv")
 
 
+def test_other_methods_are_summed_up_apart_and_resampled_tokens_are_not_compared() -> None:
+    draw = np.random.default_rng(0)
+    measured = [Measured(**dict.fromkeys((field.name for field in fields(Measured)), 0.0))]
+    trained = {
+        name: Trained(8.0, draw.random((3, 4)), draw.random((3, 5)), np.full((3, 5), tokens), measured, resamples)
+        for name, tokens, resamples in (
+            ("dapo", 9.0, False), ("balanced_correlation", 9.0, False), ("luspo", 4.0, False), ("dapo_full", 4.0, True),
+        )
+    }  # fmt: skip
+    found = model_results.summarize_regime("ledger", trained)
+    others = found["others"]
+    assert list(found["methods"]) == ["dapo", "balanced_correlation"]
+    assert list(others["methods"]) == ["luspo", "dapo_full", "balanced_correlation"]
+    assert [each["baseline"] for each in others["findings"]["end"]] == ["luspo", "dapo_full"]
+    assert [each["baseline"] for each in others["findings"]["equal_tokens"]] == ["luspo"]
+    whole, cut = (each["methods"]["balanced_correlation"] for each in (found, others))
+    assert whole["equal_tokens"] == whole["over_the_run"] == cut["over_the_run"] != cut["equal_tokens"]
+    table = markdown.show_other_scores({"regimes": {"ledger": found, "switch": {"methods": {}}}})
+    assert table.startswith("| method | ledger |")
+    assert " / – (× 8)" in table
+
+
 @pytest.mark.slow
 def test_a_short_run_trains_and_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(REGIMES, "ledger", replace(REGIMES["ledger"], num_updates=10))
     model.run_missing(model.list_runs(["ledger"], {"dapo": 1.0, "grpo": 1.0}, range(2)), tmp_path, 2)
-    (section,) = model_results.build_sections(tmp_path, 2, tmp_path / "pictures", "python -m benchmarks.lab quick")
+    (section,) = model_report.build_sections(tmp_path, 2, tmp_path / "pictures", "python -m benchmarks.lab quick")
     page = "".join(section.blocks)
     assert "grpo − dapo" in page
     assert "Training score in ledger" in page

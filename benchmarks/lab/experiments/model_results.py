@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.lab.contrasts import MODEL
+from benchmarks.lab.contrasts import MODEL, MODEL_OTHERS, Contrast
 from benchmarks.lab.experiments.model import DONE, Run, find_curve, list_runs, read_factors, read_rows, read_scores
+from benchmarks.lab.experiments.model_methods import METHODS, OTHERS
 from benchmarks.lab.gate import Measured, measure
 from benchmarks.lab.regimes import REGIMES
-from benchmarks.lab.report.figures import bands, draw, save
-from benchmarks.lab.report.page import Section
 from benchmarks.lab.statistics import find_contrasts
 
 OUTCOMES = {
@@ -39,6 +38,8 @@ class Trained:
     lengths: NDArray[np.float64]
     """[seeds, updates] their mean length; all updates have equally many."""
     measured: list[Measured]
+    resamples: bool = False
+    """Responses were sampled that are not counted here, in place of groups that teach nothing."""
 
 
 Methods = dict[str, Trained]
@@ -83,26 +84,47 @@ def read_method(runs_of_method: Sequence[Run], runs: Path) -> Trained:
         curves=np.stack([find_curve(run.regime, each) for run, each in zip(runs_of_method, rows, strict=True)]),
         lengths=np.array([[row["response/length"] for row in each] for each in rows]),
         measured=[measure(each) for each in rows],
+        resamples="dynamic_sampling/rounds" in rows[0][0],
     )
 
 
 def summarize_regime(regime: str, methods: Methods) -> dict[str, Any]:
-    """Return a regime's methods and its contrasts in every outcome."""
-    budget = min(float(each.lengths.sum(axis=1).min()) for each in methods.values())
+    """Return a regime's methods and its contrasts in every outcome; the other methods with their baselines apart."""
+    found = {"about": REGIMES[regime].about} | summarize_methods(regime, METHODS, MODEL, methods)
+    if any(method in methods for method in OTHERS):
+        compared = {name for arm, baseline, _ in MODEL_OTHERS for name in (arm, baseline)}
+        names = (*OTHERS, *(method for method in METHODS if method in compared))
+        found["others"] = summarize_methods(regime, names, MODEL_OTHERS, methods)
+    return found
+
+
+def summarize_methods(
+    regime: str, names: Sequence[str], contrasts: Sequence[Contrast], trained: Methods
+) -> dict[str, Any]:
+    """Return the scores of the methods that have been trained, and the contrasts between them, in every outcome.
+
+    A method that samples again has no score at equal tokens.
+    """
+    methods = {name: trained[name] for name in names if name in trained}
+    counted = {method: each for method, each in methods.items() if not each.resamples}
+    budget = min(float(each.lengths.sum(axis=1).min()) for each in counted.values())
     outcomes = {
         "end": {method: each.scores for method, each in methods.items()},
         "over_the_run": {method: each.curves.mean(axis=1) for method, each in methods.items()},
-        "equal_tokens": {method: average_over_tokens(each, budget) for method, each in methods.items()},
+        "equal_tokens": {method: average_over_tokens(each, budget) for method, each in counted.items()},
     }
     return {
-        "about": REGIMES[regime].about,
         "methods": {
             method: describe_method(each)
-            | {name: _mean_of_seeds(values[method]).round(5).tolist() for name, values in outcomes.items()}
+            | {
+                name: _mean_of_seeds(values[method]).round(5).tolist()
+                for name, values in outcomes.items()
+                if method in values
+            }
             for method, each in methods.items()
         },
         "findings": {
-            name: [each.as_json() for each in find_contrasts(regime, MODEL, values)]
+            name: [each.as_json() for each in find_contrasts(regime, contrasts, values)]
             for name, values in outcomes.items()
         },
     }
@@ -128,62 +150,3 @@ def describe_method(trained: Trained) -> dict[str, float]:
     names = ("start_accuracy", "start_correlation", "end_correlation", "cv", "end_truncated")
     means = {name: round(float(np.mean([getattr(each, name) for each in trained.measured])), 4) for name in names}
     return {"factor": trained.factor} | means
-
-
-def build_sections(runs: Path, num_seeds: int, pictures: Path, command: str) -> list[Section]:
-    """Return this experiment's part of the report."""
-    sections = []
-    for regime, methods in read_regimes(runs, num_seeds).items():
-        section = _show_regime(regime, summarize_regime(regime, methods), num_seeds)
-        _draw_curves(section, regime, {method: each.curves for method, each in methods.items()}, pictures)
-        section.add_command(command)
-        sections.append(section)
-    return sections
-
-
-def _show_regime(regime: str, summary: Mapping[str, Any], num_seeds: int) -> Section:
-    section = Section(f"Language model: {regime}")
-    section.add_text(
-        f"{summary['about']}. {num_seeds} seeds, paired; intervals are over seeds, at the end over questions too."
-    )
-    rows = [
-        [
-            method, f"{row['factor']:g}", *(f"{100 * np.mean(row[outcome]):.1f}" for outcome in OUTCOMES),
-            f"{row['start_correlation']:+.2f} → {row['end_correlation']:+.2f}", f"{row['cv']:.2f}",
-            f"{100 * row['end_truncated']:.0f} %",
-        ]
-        for method, row in summary["methods"].items()
-    ]  # fmt: skip
-    header = [
-        "method",
-        "rate ×",
-        "at the end",
-        "over the run",
-        "at equal tokens",
-        "corr(ℓ, A)",
-        "CV",
-        "truncated at the end",
-    ]
-    section.add_table(header, rows, f"Scores in {regime}, in points")
-    for outcome, meaning in OUTCOMES.items():
-        rows = [
-            [
-                f"{each['arm']} − {each['baseline']}",
-                f"{100 * each['difference']:+.1f} [{100 * each['low']:+.1f}, {100 * each['high']:+.1f}]",
-                f"{each['p_holm']:.3f}", f"{each['p_equivalence']:.3f}", each["verdict"],
-                str(each["seeds_for_a_point"] or "> 100,000"),
-            ]
-            for each in summary["findings"][outcome]
-        ]  # fmt: skip
-        header = ["contrast", "points", "p (Holm)", "p (equivalent)", "verdict", "seeds for one point"]
-        section.add_table(header, rows, f"Declared contrasts in {regime}, {outcome.replace('_', ' ')}: {meaning}")
-    return section
-
-
-def _draw_curves(section: Section, regime: str, curves: dict[str, NDArray[np.float64]], pictures: Path) -> None:
-    figure, (axes,) = draw(7.0, 3.2)
-    length = min(curve.shape[1] for curve in curves.values())
-    bands(axes, list(range(1, length + 1)), {method: curve[:, :length] for method, curve in curves.items()})
-    axes.set(xlabel="update", ylabel="score of training responses")
-    axes.legend(fontsize=8)
-    section.add_figure(save(figure, pictures, f"model_{regime}"), f"Training score in {regime}.")
