@@ -130,26 +130,15 @@ def _show_method(found: Mapping[str, Any] | None) -> str:
     return f"{scores} (× {found['factor']:g})"
 
 
-def show_model_contrasts(outcome: str) -> Show:
-    """Return what writes the language model's declared contrasts in one outcome."""
+def show_model_contrasts(outcome: str, others: bool = False, at_one_rate: bool = False) -> Show:
+    """Return what writes the declared contrasts in one outcome: of the methods, or of the others."""
 
     def show(summary: Mapping[str, Any]) -> str:
-        return _tabulate_findings(summary["regimes"], outcome)
+        regimes = _find_others(summary) if others else summary["regimes"]
+        found = [(each["at_one_rate"] if at_one_rate else each)["findings"][outcome] for each in regimes.values()]
+        return _tabulate_contrasts(regimes, found, "`{}`".format)
 
     return show
-
-
-def show_other_contrasts(outcome: str) -> Show:
-    """Return what writes the other methods' declared contrasts in one outcome."""
-
-    def show(summary: Mapping[str, Any]) -> str:
-        return _tabulate_findings(_find_others(summary), outcome)
-
-    return show
-
-
-def _tabulate_findings(regimes: Mapping[str, Any], outcome: str) -> str:
-    return _tabulate_contrasts(regimes, [each["findings"][outcome] for each in regimes.values()], "`{}`".format)
 
 
 def show_lens(summary: Mapping[str, Any]) -> str:
@@ -178,9 +167,12 @@ TABLES: dict[str, dict[str, Show]] = {
         "model-end": show_model_contrasts("end"),
         "model-over-the-run": show_model_contrasts("over_the_run"),
         "model-equal-tokens": show_model_contrasts("equal_tokens"),
+        "model-one-rate-end": show_model_contrasts("end", at_one_rate=True),
+        "model-one-rate-over-the-run": show_model_contrasts("over_the_run", at_one_rate=True),
+        "model-one-rate-equal-tokens": show_model_contrasts("equal_tokens", at_one_rate=True),
         "model-others": show_other_scores,
-        "model-others-over-the-run": show_other_contrasts("over_the_run"),
-        "model-others-equal-tokens": show_other_contrasts("equal_tokens"),
+        "model-others-over-the-run": show_model_contrasts("over_the_run", others=True, at_one_rate=True),
+        "model-others-equal-tokens": show_model_contrasts("equal_tokens", others=True, at_one_rate=True),
     },
     "lens": {"lens": show_lens, "lens-scores": show_lens_scores},
 }

@@ -49,6 +49,15 @@ def test_a_rate_beside_one_that_fails_is_not_chosen(tmp_path: Path, monkeypatch:
     assert model.tune("ledger", "dapo", tmp_path, 1) == 8
 
 
+def test_the_common_rate_is_the_one_that_most_methods_chose(tmp_path: Path) -> None:
+    (tmp_path / "ledger").mkdir()
+    file = tmp_path / "ledger" / "factors.json"
+    for factors, common in (([16, 32, 32, 32, 64, 64], 32), ([16, 32, 16, 32, 64, 8], 16)):
+        tuned = dict(zip(model.METHODS, factors, strict=True)) | {"luspo": 128, "gspo": 128, "linear": 128}
+        file.write_text(json.dumps(tuned), encoding="utf-8")
+        assert model.find_common_factor(tmp_path, "ledger") == common
+
+
 def test_power_is_said_from_the_tuning_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "read_over_the_run", lambda run, runs: 0.01 * run.seed * (run.method == "grpo"))
     sentences = model.describe_powers("ledger", MODEL, dict.fromkeys(model.METHODS, 8.0), tmp_path, 10)
@@ -89,11 +98,12 @@ def test_other_methods_are_summed_up_apart_and_resampled_tokens_are_not_compared
             ("dapo", 9.0, False), ("balanced_correlation", 9.0, False), ("luspo", 4.0, False), ("dapo_full", 4.0, True),
         )
     }  # fmt: skip
-    found = model_results.summarize_regime("ledger", trained)
+    found = model_results.summarize_regime("ledger", trained, {"dapo": trained["dapo"]})
     others = found["others"]
     assert list(found["methods"]) == ["dapo", "balanced_correlation"]
     assert list(others["methods"]) == ["luspo", "dapo_full", "balanced_correlation"]
     assert [each["baseline"] for each in others["findings"]["end"]] == ["luspo", "dapo_full"]
+    assert others["at_one_rate"]["findings"]["end"] == []
     assert [each["baseline"] for each in others["findings"]["equal_tokens"]] == ["luspo"]
     whole, cut = (each["methods"]["balanced_correlation"] for each in (found, others))
     assert whole["equal_tokens"] == whole["over_the_run"] == cut["over_the_run"] != cut["equal_tokens"]

@@ -2,8 +2,8 @@
 
 `quick` is a first look: 3 seeds, 4 methods, 2 regimes, the regimes' own learning rate for all. `model` tunes every
 method on other seeds first, by what its responses earn over the whole run: at the end most rates have learned all there
-is to learn, and the best of them would be chosen by luck. A run that was interrupted starts again; a finished one is
-kept.
+is to learn, and the best of them would be chosen by luck. It then trains each at its own rate, and all at the rate that
+most of them chose. A run that was interrupted starts again; a finished one is kept.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -134,7 +135,7 @@ def run_quick(runs: Path, num_seeds: int, jobs: int) -> None:
     run_missing(list_runs(QUICK_REGIMES, dict.fromkeys(QUICK_METHODS, 1.0), range(num_seeds)), runs, jobs)
 
 
-def list_runs(regimes: Sequence[str], factors: dict[str, float], seeds: Sequence[int]) -> list[Run]:
+def list_runs(regimes: Sequence[str], factors: Mapping[str, float], seeds: Sequence[int]) -> list[Run]:
     """Return seed by seed, so that an interrupted experiment has whole pairs."""
     return [
         Run(regime=regime, method=method, seed=seed, factor=factor)
@@ -199,6 +200,8 @@ def _run_methods(
         for sentence in describe_powers(regime, contrasts, read_factors(runs, regime), runs, num_seeds):
             print(sentence, flush=True)
         run_missing(list_runs([regime], tuned, range(num_seeds)), runs, jobs)
+        alike = dict.fromkeys(methods, find_common_factor(runs, regime))
+        run_missing(list_runs([regime], alike, range(num_seeds)), runs, jobs)
 
 
 def describe_powers(
@@ -220,6 +223,17 @@ def read_factors(runs: Path, regime: str) -> dict[str, float]:
     """Return the tuned factors, or 1 for all methods before tuning."""
     found = _read_tuned(runs, regime)
     return {method: found.get(method, 1.0) for method in (*METHODS, *OTHERS)}
+
+
+def find_common_factor(runs: Path, regime: str) -> float:
+    """Return the factor that most of `METHODS` were tuned to, the smallest of several.
+
+    Neighbors of a grid differ by a factor of two, and three seeds choose between them by chance now and then. Then two
+    methods differ by their learning rates, even if they are the same method. At one rate they cannot.
+    """
+    factors = read_factors(runs, regime)
+    counts = Counter(factors[method] for method in METHODS)
+    return min(counts, key=lambda factor: (-counts[factor], factor))
 
 
 def _read_tuned(runs: Path, regime: str) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,14 @@ CONTRASTS = ("contrast", "points", "p (Holm)", "p (equivalent)", "verdict", "see
 def build_sections(runs: Path, num_seeds: int, pictures: Path, command: str) -> list[Section]:
     """Return this experiment's part of the report."""
     sections = []
-    for regime, methods in read_regimes(runs, num_seeds).items():
-        summary = summarize_regime(regime, methods)
+    for regime, (tuned, at_one_rate) in read_regimes(runs, num_seeds).items():
+        summary = summarize_regime(regime, tuned, at_one_rate)
         section = Section(f"Language model: {regime}")
         section.add_text(
             f"{summary['about']}. {num_seeds} seeds, paired; intervals are over seeds, at the end over questions too."
         )
         _add_methods(section, regime, summary)
-        curves = {method: each.curves for method, each in methods.items() if method in METHODS}
+        curves = {method: each.curves for method, each in tuned.items() if method in METHODS}
         _draw_curves(section, regime, curves, pictures)
         section.add_command(command)
         if "others" in summary:
@@ -42,7 +42,15 @@ def build_sections(runs: Path, num_seeds: int, pictures: Path, command: str) -> 
 
 
 def _add_methods(section: Section, name: str, summary: Mapping[str, Any]) -> None:
-    """Add the scores of some methods, and their contrasts in every outcome."""
+    """Add the scores of some methods, and their contrasts in every outcome, at the methods' own rates and at one."""
+    _add_scores(section, name, summary)
+    for where, found in ((name, summary), (f"{name} at one learning rate", summary["at_one_rate"])):
+        for outcome, meaning in OUTCOMES.items():
+            title = f"Declared contrasts in {where}, {outcome.replace('_', ' ')}: {meaning}"
+            _add_contrasts(section, title, found["findings"][outcome])
+
+
+def _add_scores(section: Section, name: str, summary: Mapping[str, Any]) -> None:
     rows = [
         [
             method, f"{row['factor']:g}", *(_show_mean(row.get(outcome)) for outcome in OUTCOMES),
@@ -52,17 +60,19 @@ def _add_methods(section: Section, name: str, summary: Mapping[str, Any]) -> Non
         for method, row in summary["methods"].items()
     ]  # fmt: skip
     section.add_table(list(SCORES), rows, f"Scores in {name}, in points")
-    for outcome, meaning in OUTCOMES.items():
-        rows = [
-            [
-                f"{each['arm']} − {each['baseline']}",
-                f"{100 * each['difference']:+.1f} [{100 * each['low']:+.1f}, {100 * each['high']:+.1f}]",
-                f"{each['p_holm']:.3f}", f"{each['p_equivalence']:.3f}", each["verdict"],
-                str(each["seeds_for_a_point"] or "> 100,000"),
-            ]
-            for each in summary["findings"][outcome]
-        ]  # fmt: skip
-        title = f"Declared contrasts in {name}, {outcome.replace('_', ' ')}: {meaning}"
+
+
+def _add_contrasts(section: Section, title: str, findings: Sequence[Mapping[str, Any]]) -> None:
+    rows = [
+        [
+            f"{each['arm']} − {each['baseline']}",
+            f"{100 * each['difference']:+.1f} [{100 * each['low']:+.1f}, {100 * each['high']:+.1f}]",
+            f"{each['p_holm']:.3f}", f"{each['p_equivalence']:.3f}", each["verdict"],
+            str(each["seeds_for_a_point"] or "> 100,000"),
+        ]
+        for each in findings
+    ]  # fmt: skip
+    if rows:
         section.add_table(list(CONTRASTS), rows, title)
 
 

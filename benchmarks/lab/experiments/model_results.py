@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.lab.contrasts import MODEL, MODEL_OTHERS, Contrast
-from benchmarks.lab.experiments.model import DONE, Run, find_curve, list_runs, read_factors, read_rows, read_scores
+from benchmarks.lab.experiments.model import (
+    DONE,
+    Run,
+    find_common_factor,
+    find_curve,
+    list_runs,
+    read_factors,
+    read_rows,
+    read_scores,
+)
 from benchmarks.lab.experiments.model_methods import METHODS, OTHERS
 from benchmarks.lab.gate import Measured, measure
 from benchmarks.lab.regimes import REGIMES
@@ -52,27 +61,32 @@ def summarize(runs: Path, num_seeds: int) -> dict[str, Any]:
     return {
         "num_seeds": num_seeds,
         "outcomes": OUTCOMES,
-        "regimes": {regime: summarize_regime(regime, methods) for regime, methods in found.items()},
+        "regimes": {regime: summarize_regime(regime, *methods) for regime, methods in found.items()},
     }
 
 
-def read_regimes(runs: Path, num_seeds: int) -> dict[str, Methods]:
-    """Return regime → the methods whose reported seeds are all finished; a regime without one is left out."""
-    whole = {regime: find_whole(regime, runs, num_seeds) for regime in REGIMES}
-    return {
-        regime: {method: read_method(each, runs) for method, each in found.items()}
-        for regime, found in whole.items()
-        if found
-    }
+def read_regimes(runs: Path, num_seeds: int) -> dict[str, tuple[Methods, Methods]]:
+    """Return regime → the methods whose reported seeds are all finished, each at its own rate, and all at one.
+
+    A regime without any is left out.
+    """
+    found = {}
+    for regime in REGIMES:
+        own = read_factors(runs, regime)
+        alike = dict.fromkeys(own, find_common_factor(runs, regime))
+        tuned, at_one_rate = (read_methods(regime, factors, runs, num_seeds) for factors in (own, alike))
+        if tuned:
+            found[regime] = tuned, at_one_rate
+    return found
 
 
-def find_whole(regime: str, runs: Path, num_seeds: int) -> dict[str, list[Run]]:
-    """Return the runs of the methods whose reported seeds are all finished, seed by seed."""
+def read_methods(regime: str, factors: Mapping[str, float], runs: Path, num_seeds: int) -> Methods:
+    """Return the methods whose reported seeds are all finished at these factors."""
     found: dict[str, list[Run]] = {}
-    for run in list_runs([regime], read_factors(runs, regime), range(num_seeds)):
+    for run in list_runs([regime], factors, range(num_seeds)):
         if (run.find_folder(runs) / DONE).exists():
             found.setdefault(run.method, []).append(run)
-    return {method: each for method, each in found.items() if len(each) == num_seeds}
+    return {method: read_method(each, runs) for method, each in found.items() if len(each) == num_seeds}
 
 
 def read_method(runs_of_method: Sequence[Run], runs: Path) -> Trained:
@@ -88,13 +102,17 @@ def read_method(runs_of_method: Sequence[Run], runs: Path) -> Trained:
     )
 
 
-def summarize_regime(regime: str, methods: Methods) -> dict[str, Any]:
+def summarize_regime(regime: str, tuned: Methods, at_one_rate: Methods) -> dict[str, Any]:
     """Return a regime's methods and its contrasts in every outcome; the other methods with their baselines apart."""
-    found = {"about": REGIMES[regime].about} | summarize_methods(regime, METHODS, MODEL, methods)
-    if any(method in methods for method in OTHERS):
+
+    def both(names: Sequence[str], contrasts: Sequence[Contrast]) -> dict[str, Any]:
+        own, alike = (summarize_methods(regime, names, contrasts, each) for each in (tuned, at_one_rate))
+        return own | {"at_one_rate": alike}
+
+    found = {"about": REGIMES[regime].about} | both(METHODS, MODEL)
+    if any(method in tuned for method in OTHERS):
         compared = {name for arm, baseline, _ in MODEL_OTHERS for name in (arm, baseline)}
-        names = (*OTHERS, *(method for method in METHODS if method in compared))
-        found["others"] = summarize_methods(regime, names, MODEL_OTHERS, methods)
+        found["others"] = both((*OTHERS, *(method for method in METHODS if method in compared)), MODEL_OTHERS)
     return found
 
 
@@ -107,7 +125,7 @@ def summarize_methods(
     """
     methods = {name: trained[name] for name in names if name in trained}
     counted = {method: each for method, each in methods.items() if not each.resamples}
-    budget = min(float(each.lengths.sum(axis=1).min()) for each in counted.values())
+    budget = min((float(each.lengths.sum(axis=1).min()) for each in counted.values()), default=0.0)
     outcomes = {
         "end": {method: each.scores for method, each in methods.items()},
         "over_the_run": {method: each.curves.mean(axis=1) for method, each in methods.items()},
