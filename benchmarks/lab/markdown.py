@@ -167,7 +167,6 @@ TABLES: dict[str, dict[str, Show]] = {
         "model-end": show_model_contrasts("end"),
         "model-over-the-run": show_model_contrasts("over_the_run"),
         "model-equal-tokens": show_model_contrasts("equal_tokens"),
-        "model-one-rate-end": show_model_contrasts("end", at_one_rate=True),
         "model-one-rate-over-the-run": show_model_contrasts("over_the_run", at_one_rate=True),
         "model-one-rate-equal-tokens": show_model_contrasts("equal_tokens", at_one_rate=True),
         "model-others": show_other_scores,

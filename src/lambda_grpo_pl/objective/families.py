@@ -147,7 +147,9 @@ def _base_floored(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Ten
 
 def linear(group: GroupLengths, lam: Tensor, config: FamilyConfig) -> Tensor:
     """`f = max(1 + λ r z, floor)`, divided by its mean over the group: λ-GRPO to first order in λ."""
-    line = _line(group, lam, config).clamp(min=config.h_floor) * group.active
+    line = _line(group, lam, config)
+    # A value on the floor keeps its slope; `clamp` drops it from torch 2.15 on.
+    line = torch.where(line < config.h_floor, config.h_floor, line) * group.active
     return line / group_mean(line, group.active).clamp(min=config.h_floor)
 
 
