@@ -120,8 +120,7 @@ def test_a_short_run_trains_and_is_shown(tmp_path: Path, monkeypatch: pytest.Mon
     page = "".join(section.blocks)
     assert "grpo − dapo" in page
     assert "Training score in ledger" in page
-    monkeypatch.setattr(model, "read_factors", lambda runs, regime: {"dapo": 1.0, "grpo": 1.0})
     (tmp_path / "model").symlink_to(tmp_path)
-    export_results(tmp_path, {"simulate": 100, "confirm": 100, "model": 2}, tmp_path / "exported")
+    export_results(tmp_path, {"simulate": 100, "confirm": 100, "lens": 32, "model": 2}, tmp_path / "exported")
     exported = json.loads((tmp_path / "exported" / "model.json").read_text(encoding="utf-8"))
     assert [len(row["over_the_run"]) for row in exported["regimes"]["ledger"]["methods"].values()] == [2, 2]
