@@ -11,6 +11,8 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+OTHER_PAIRS = 15
+"""Enough for a median that one step beside other tests, on a busy machine, does not move."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,8 @@ def result(script: ModuleType, policy: Path, tmp_path_factory: pytest.TempPathFa
     """What `--model` writes for a tiny model."""
     folder = tmp_path_factory.mktemp("results")
     threads = str(torch.get_num_threads())
-    arguments = ["--model", str(policy), "--pairs", "2", "--other-pairs", "1", "--threads", threads]
+    counts = ["--pairs", "2", "--other-pairs", str(OTHER_PAIRS)]
+    arguments = ["--model", str(policy), *counts, "--threads", threads]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules["report"], "RESULTS", folder)
         patch.setattr("sys.argv", ["benchmarks/overhead.py", *arguments])
@@ -47,7 +50,7 @@ def test_a_model_that_exists_is_compared_under_the_methods_that_matter(
     assert (result["workload"]["prompts"], result["workload"]["group_size"]) == (4, 8)
     assert ["GRPO", *result["rows"]] == list(script.REAL)
     assert {name: row["pairs"] for name, row in result["rows"].items()} == {
-        name: 2 if name in script.OFTEN else 1 for name in script.REAL[1:]
+        name: 2 if name in script.OFTEN else OTHER_PAIRS for name in script.REAL[1:]
     }
 
 
@@ -58,7 +61,7 @@ def test_what_a_method_costs_is_what_it_does(result: dict[str, Any]) -> None:
         "λ validation": 1,
     }
     assert {row["peak_bytes_over_grpo"] for name, row in rows.items() if name != "λ validation"} == {0}
-    assert all(row["time_ratio"] > 0 for row in rows.values())  # how much, a few steps beside other tests cannot say
+    assert rows["λ validation"]["time_ratio"] > 1.3, "it learns from a rollout more, and passes over this one again"
 
 
 def test_a_pair_is_two_steps_that_follow_each_other_in_alternating_order(script: ModuleType) -> None:

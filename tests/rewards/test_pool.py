@@ -45,7 +45,7 @@ def test_a_hang_is_killed_at_its_timeout_and_the_others_do_not_wait_for_it(pool)
     run(pool, [0])
     start = time.monotonic()
     run(pool, ["hang", "hang", *range(100)])
-    assert 0.5 <= time.monotonic() - start < 6.0
+    assert 0.5 <= time.monotonic() - start < 3.0
 
 
 @pytest.mark.parametrize("num_workers", [1, 4])
@@ -55,7 +55,7 @@ def test_a_storm_ends_within_the_stated_bound(num_workers):
     run(pool, [0] * num_workers)  # workers are up
     num_calls, start = 3 * num_workers, time.monotonic()
     assert run(pool, ["hang deaf"] * num_calls) == [None] * num_calls
-    replacement = 0.8  # milliseconds on an idle machine
+    replacement = 0.5  # milliseconds on an idle machine
     assert 3 * 0.3 <= time.monotonic() - start < 3 * (0.3 + replacement)
     assert run(pool, [1, 2]) == [1, 2]
     pool.close()
