@@ -67,6 +67,14 @@ CONFIRM_ARMS: tuple[str, ...] = (
 )  # fmt: skip
 CONFIRM_FIRST_SEED = 10_000
 
+MODEL_ARMS: tuple[str, ...] = ("dapo", "grpo", "dr_grpo", "lambda", "correlation", "balanced_correlation")
+"""What `model` trains in every regime."""
+MODEL_OTHER_ARMS: tuple[str, ...] = (
+    "prompt_mean", "delta_l", "balanced", "gspo", "luspo", "dapo_full", "power_-1.5", "power_-1", "power_-0.5",
+    "power_+0.5", "linear", "relative_power", "lambda_contextual", "lambda_validation", "placebo",
+)  # fmt: skip
+"""What `model --others` adds. `power_X` has a fixed λ of X; together they are an oracle's grid."""
+
 MODEL: tuple[Contrast, ...] = (
     Contrast("grpo", "dapo", "Above DAPO where wrong answers are long, below it where they are short?"),
     Contrast("lambda", "dapo", "Is the paper's rule at a rate of 0.1 equal to DAPO?"),
@@ -81,15 +89,13 @@ MODEL: tuple[Contrast, ...] = (
 MODEL_OTHERS: tuple[Contrast, ...] = (
     *(
         Contrast("balanced_correlation", other, "Is the balanced correlation rule better than it?")
-        for other in (
-            "prompt_mean", "delta_l", "balanced", "gspo", "luspo", "dapo_full", "power_-1.5", "power_-1", "power_-0.5",
-            "power_+0.5", "linear", "relative_power", "lambda_contextual", "lambda_validation",
-        )
+        for other in MODEL_OTHER_ARMS
+        if other != "placebo"
     ),
     Contrast("lambda_validation", "lambda", "Does held-out data teach λ something?"),
     Contrast("placebo", "correlation", "Does λ's path hold anything about its own run?"),
     Contrast("gspo", "grpo", "Does the ratio of a sequence differ from a token's, with one update per rollout?"),
-)  # fmt: skip
+)
 """The language model's other methods, adjusted together and apart from `MODEL`."""
 
 REGIMES: tuple[str, ...] = (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.lab import markdown
-from benchmarks.lab.contrasts import MODEL, MODEL_OTHERS
+from benchmarks.lab.contrasts import MODEL, MODEL_ARMS, MODEL_OTHER_ARMS, MODEL_OTHERS
 from benchmarks.lab.experiments import model, model_report, model_results
 from benchmarks.lab.experiments.model import DONE, Run
 from benchmarks.lab.experiments.model_methods import find_overlay, list_options
@@ -19,6 +19,7 @@ from benchmarks.lab.experiments.model_results import Trained, average_over_token
 from benchmarks.lab.export import export_results
 from benchmarks.lab.gate import Measured
 from benchmarks.lab.regimes import REGIMES
+from lambda_grpo_pl.errors import UserError
 
 
 def test_an_interrupted_experiment_has_whole_pairs_of_seeds() -> None:
@@ -49,18 +50,20 @@ def test_a_rate_beside_one_that_fails_is_not_chosen(tmp_path: Path, monkeypatch:
     assert model.tune("ledger", "dapo", tmp_path, 1) == 8
 
 
-def test_the_common_rate_is_the_one_that_most_methods_chose(tmp_path: Path) -> None:
-    (tmp_path / "ledger").mkdir()
-    file = tmp_path / "ledger" / "factors.json"
+def test_the_common_rate_is_the_one_that_most_methods_chose() -> None:
     for factors, common in (([16, 32, 32, 32, 64, 64], 32), ([16, 32, 16, 32, 64, 8], 16)):
-        tuned = dict(zip(model.METHODS, factors, strict=True)) | {"luspo": 128, "gspo": 128, "linear": 128}
-        file.write_text(json.dumps(tuned), encoding="utf-8")
-        assert model.find_common_factor(tmp_path, "ledger") == common
+        tuned = dict(zip(MODEL_ARMS, factors, strict=True)) | {"luspo": 128, "gspo": 128, "linear": 128}
+        assert model.find_common_factor(tuned) == common
+
+
+def test_other_methods_wait_for_those_that_they_are_compared_to(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run it first, --regimes switch"):
+        model.run_others(tmp_path, 10, 1, ["switch"])
 
 
 def test_power_is_said_from_the_tuning_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "read_over_the_run", lambda run, runs: 0.01 * run.seed * (run.method == "grpo"))
-    sentences = model.describe_powers("ledger", MODEL, dict.fromkeys(model.METHODS, 8.0), tmp_path, 10)
+    sentences = model.describe_powers("ledger", MODEL, dict.fromkeys(MODEL_ARMS, 8.0), tmp_path, 10)
     assert sentences[0].startswith("ledger, grpo − dapo: the paired difference varies by 1.0 points")
     assert sentences[1] == "ledger, lambda − dapo: the tuning seeds do not differ."
 
@@ -74,18 +77,19 @@ def test_scores_at_equal_tokens_stop_where_the_budget_ends() -> None:
 
 
 def test_every_method_has_an_overlay_and_every_contrast_its_methods() -> None:
-    methods = (*model.METHODS, *model.OTHERS)
+    methods = (*MODEL_ARMS, *MODEL_OTHER_ARMS)
     found = {find_overlay(method) for method in methods}
     assert found <= {path.stem for path in (Path(__file__).parents[2] / "configs/preference").glob("*.yaml")}
     assert {name for arm, baseline, _ in (*MODEL, *MODEL_OTHERS) for name in (arm, baseline)} <= set(methods)
-    assert list_options("power_-0.5", "builtin:ledger") == ["--model.preference.init", "-0.5"]
+    assert list_options("power_-0.5", "builtin:ledger", Path()) == ["--model.preference.init", "-0.5"]
 
 
 def test_a_placebo_has_the_path_of_the_seed_beside_its_own(tmp_path: Path) -> None:
     (tmp_path / "switch").mkdir()
     (tmp_path / "switch" / "factors.json").write_text('{"correlation": 32.0}', encoding="utf-8")
     for seed, donor in ((0, 1), (1, 0), (9, 8), (1001, 1002), (1003, 1002)):
-        _, path = model.lend_path(Run(regime="switch", method="placebo", seed=seed, factor=8.0), tmp_path)
+        run = Run(regime="switch", method="placebo", seed=seed, factor=8.0)
+        _, path = list_options("placebo", "builtin:two-ledgers", model.find_donor(run, tmp_path))
         assert path == str(tmp_path / f"switch/correlation/x32/seed{donor}/csv/metrics.csv")
 
 

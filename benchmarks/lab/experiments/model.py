@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.lab.contrasts import MODEL, MODEL_OTHERS, Contrast
-from benchmarks.lab.experiments.model_methods import METHODS, OTHERS, find_overlay, list_options
+from benchmarks.lab.contrasts import MODEL, MODEL_ARMS, MODEL_OTHER_ARMS, MODEL_OTHERS, Contrast
+from benchmarks.lab.experiments.model_methods import find_overlay, list_options
 from benchmarks.lab.gate import read_metrics
 from benchmarks.lab.regimes import REGIMES
 from benchmarks.lab.statistics import describe_power, smooth
 from benchmarks.lab.store import describe_origin, write_json
+from lambda_grpo_pl.errors import UserError
 from lambda_grpo_pl.evaluation.runs import read_run
 
 QUICK_METHODS = ("dapo", "grpo", "lambda", "correlation")
@@ -76,9 +77,7 @@ def train(run: Run, runs: Path) -> str:
     folder.mkdir(parents=True)
     overlay, rate = find_overlay(run.method), regime.learning_rate * run.factor
     arguments = regime.arguments(overlay, folder.resolve(), run.seed, rate)
-    if run.method == "placebo":
-        arguments += lend_path(run, runs)
-    arguments += list_options(run.method, regime.task)
+    arguments += list_options(run.method, regime.task, find_donor(run, runs))
     process = WARM.Process(target=_fit, args=(arguments, folder / "log.txt"))
     process.start()
     process.join()
@@ -145,12 +144,11 @@ def list_runs(regimes: Sequence[str], factors: Mapping[str, float], seeds: Seque
     ]
 
 
-def lend_path(run: Run, runs: Path) -> list[str]:
-    """Return the arguments that give a placebo the λ of the correlation rule's run with the seed beside its own."""
+def find_donor(run: Run, runs: Path) -> Path:
+    """Return the folder of the correlation rule's run with the seed beside this one's: a placebo has its λ."""
     beside = run.seed + 1 if run.seed in (0, TUNING_SEEDS[0]) else run.seed - 1
     factor = read_factors(runs, run.regime)["correlation"]
-    donor = replace(run, method="correlation", seed=beside, factor=factor).find_folder(runs)
-    return ["--model.preference.placebo", str((donor / "csv/metrics.csv").resolve())]
+    return replace(run, method="correlation", seed=beside, factor=factor).find_folder(runs)
 
 
 def tune(regime: str, method: str, runs: Path, jobs: int) -> float:
@@ -158,7 +156,7 @@ def tune(regime: str, method: str, runs: Path, jobs: int) -> float:
 
     The grid grows until the best is inside. A factor without a neighbor on each side is not chosen.
     """
-    factors = list(GRID if method in METHODS else OTHERS_GRID)
+    factors = list(GRID if method in MODEL_ARMS else OTHERS_GRID)
     for _ in range(MOST_EXTENSIONS):
         wanted = [
             Run(regime=regime, method=method, seed=seed, factor=each) for each in factors for seed in TUNING_SEEDS
@@ -183,12 +181,15 @@ def read_over_the_run(run: Run, runs: Path) -> float:
 
 def run_model(runs: Path, num_seeds: int, jobs: int, regimes: Sequence[str]) -> None:
     """Tune every method in each of the regimes, say what the reported seeds can show, and train them."""
-    _run_methods(METHODS, MODEL, runs, num_seeds, jobs, regimes)
+    _run_methods(MODEL_ARMS, MODEL, runs, num_seeds, jobs, regimes)
 
 
 def run_others(runs: Path, num_seeds: int, jobs: int, regimes: Sequence[str]) -> None:
-    """Do the same with the methods that `run_model`, which comes first, leaves out."""
-    _run_methods(OTHERS, MODEL_OTHERS, runs, num_seeds, jobs, regimes)
+    """Do the same with the methods that `run_model`, which comes first, leaves out. Raises `UserError` before it."""
+    for regime in regimes:
+        if not set(MODEL_ARMS) <= set(_read_tuned(runs, regime)):
+            raise UserError(f"The other methods are compared to those of `model`: run it first, --regimes {regime}.")
+    _run_methods(MODEL_OTHER_ARMS, MODEL_OTHERS, runs, num_seeds, jobs, regimes)
 
 
 def _run_methods(
@@ -197,10 +198,11 @@ def _run_methods(
     for regime in regimes:
         tuned = {method: tune(regime, method, runs, jobs) for method in methods}
         write_json(runs / regime / "factors.json", _read_tuned(runs, regime) | tuned)
-        for sentence in describe_powers(regime, contrasts, read_factors(runs, regime), runs, num_seeds):
+        factors = read_factors(runs, regime)
+        for sentence in describe_powers(regime, contrasts, factors, runs, num_seeds):
             print(sentence, flush=True)
         run_missing(list_runs([regime], tuned, range(num_seeds)), runs, jobs)
-        alike = dict.fromkeys(methods, find_common_factor(runs, regime))
+        alike = dict.fromkeys(methods, find_common_factor(factors))
         run_missing(list_runs([regime], alike, range(num_seeds)), runs, jobs)
 
 
@@ -222,17 +224,16 @@ def describe_powers(
 def read_factors(runs: Path, regime: str) -> dict[str, float]:
     """Return the tuned factors, or 1 for all methods before tuning."""
     found = _read_tuned(runs, regime)
-    return {method: found.get(method, 1.0) for method in (*METHODS, *OTHERS)}
+    return {method: found.get(method, 1.0) for method in (*MODEL_ARMS, *MODEL_OTHER_ARMS)}
 
 
-def find_common_factor(runs: Path, regime: str) -> float:
-    """Return the factor that most of `METHODS` were tuned to, the smallest of several.
+def find_common_factor(factors: Mapping[str, float]) -> float:
+    """Return the factor that most of `MODEL_ARMS` were tuned to, the smallest of several.
 
     Neighbors of a grid differ by a factor of two, and three seeds choose between them by chance now and then. Then two
     methods differ by their learning rates, even if they are the same method. At one rate they cannot.
     """
-    factors = read_factors(runs, regime)
-    counts = Counter(factors[method] for method in METHODS)
+    counts = Counter(factors[method] for method in MODEL_ARMS)
     return min(counts, key=lambda factor: (-counts[factor], factor))
 
 

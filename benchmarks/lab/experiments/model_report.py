@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.lab.experiments.model_methods import METHODS
+from benchmarks.lab.contrasts import MODEL_ARMS
 from benchmarks.lab.experiments.model_results import OUTCOMES, read_regimes, summarize_regime
 from benchmarks.lab.report.figures import bands, draw, save
 from benchmarks.lab.report.page import Section
@@ -30,7 +30,7 @@ def build_sections(runs: Path, num_seeds: int, pictures: Path, command: str) -> 
             f"{summary['about']}. {num_seeds} seeds, paired; intervals are over seeds, at the end over questions too."
         )
         _add_methods(section, regime, summary)
-        curves = {method: each.curves for method, each in tuned.items() if method in METHODS}
+        curves = {method: each.curves for method, each in tuned.items() if method in MODEL_ARMS}
         _draw_curves(section, regime, curves, pictures)
         section.add_command(command)
         if "others" in summary:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.lab.contrasts import MODEL, MODEL_OTHERS, Contrast
+from benchmarks.lab.contrasts import MODEL, MODEL_ARMS, MODEL_OTHER_ARMS, MODEL_OTHERS, Contrast
 from benchmarks.lab.experiments.model import (
     DONE,
     Run,
@@ -21,7 +21,6 @@ from benchmarks.lab.experiments.model import (
     read_rows,
     read_scores,
 )
-from benchmarks.lab.experiments.model_methods import METHODS, OTHERS
 from benchmarks.lab.gate import Measured, measure
 from benchmarks.lab.regimes import REGIMES
 from benchmarks.lab.statistics import find_contrasts
@@ -73,10 +72,12 @@ def read_regimes(runs: Path, num_seeds: int) -> dict[str, tuple[Methods, Methods
     found = {}
     for regime in REGIMES:
         own = read_factors(runs, regime)
-        alike = dict.fromkeys(own, find_common_factor(runs, regime))
-        tuned, at_one_rate = (read_methods(regime, factors, runs, num_seeds) for factors in (own, alike))
+        common = find_common_factor(own)
+        tuned = read_methods(regime, own, runs, num_seeds)
         if tuned:
-            found[regime] = tuned, at_one_rate
+            moved = {method: common for method, factor in own.items() if factor != common}
+            at_one_rate = {method: each for method, each in tuned.items() if method not in moved}
+            found[regime] = tuned, at_one_rate | read_methods(regime, moved, runs, num_seeds)
     return found
 
 
@@ -109,10 +110,11 @@ def summarize_regime(regime: str, tuned: Methods, at_one_rate: Methods) -> dict[
         own, alike = (summarize_methods(regime, names, contrasts, each) for each in (tuned, at_one_rate))
         return own | {"at_one_rate": alike}
 
-    found = {"about": REGIMES[regime].about} | both(METHODS, MODEL)
-    if any(method in tuned for method in OTHERS):
+    found = {"about": REGIMES[regime].about} | both(MODEL_ARMS, MODEL)
+    if any(method in tuned for method in MODEL_OTHER_ARMS):
         compared = {name for arm, baseline, _ in MODEL_OTHERS for name in (arm, baseline)}
-        found["others"] = both((*OTHERS, *(method for method in METHODS if method in compared)), MODEL_OTHERS)
+        baselines = [method for method in MODEL_ARMS if method in compared]
+        found["others"] = both((*MODEL_OTHER_ARMS, *baselines), MODEL_OTHERS)
     return found
 
 
